@@ -1,0 +1,263 @@
+"""A start or exec as data: the system calls that a child makes, in order, up to its execve(2).
+
+`Program` lays the calls out in one block of memory, which both runners of `spawn` walk: machine
+code (`stubs`) or a Python loop. Nothing of Python's is needed in the child but that block.
+
+The block, in 64-bit words of this machine::
+
+    0    address of the step in flight
+    8    pidfd, as clone3(2) stores it
+    16   signal mask to restore; 24: the full mask
+    32   struct clone_args
+    120  steps of 88 bytes: number, six arguments, result, receivers, errors to ignore (2 words)
+
+*Receivers* is the place, counted from the start of the block, of an argument which takes the
+step's result; that place holds the next receiver's until then, and the last holds 0. Since all
+of it is relative, a copy of the block is a program of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+
+from pytest_containers.linux.numbers import NR
+
+HEADER_SIZE, STEP_SIZE = 120, 88
+RESULT_AT, RECEIVERS_AT = 56, 64
+NOT_RUN = -(1 << 63)
+"""What stands for the result of a step that has not returned; no call returns it."""
+
+Label = str | tuple[object, ...]
+
+_pack_step = struct.Struct("=11q").pack
+_word = struct.Struct("=q")
+_address_of_bytes = ctypes.pythonapi.PyBytes_AsString
+_address_of_bytes.argtypes = [ctypes.py_object]
+_address_of_bytes.restype = ctypes.c_void_p
+
+_SIGPIPE, _SIGXFSZ, _SIG_SETMASK = 13, 25, 2
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+_NO_MASK, _DEFAULT_ACTION = bytes(8), bytes(32)
+_NOT_THIS_ONE = (2, 13, 20)
+"""ENOENT, EACCES, ENOTDIR: what makes execvp(3) try the next directory of ``PATH``."""
+
+
+class Result:
+    """As an argument: whatever an earlier step returned, a descriptor most of the time."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+class Param:
+    """As an argument: a hole, which `Program.bind` fills."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+Buffer = bytearray | ctypes.Structure | ctypes.Array[ctypes.c_char]
+Value = int | bytes | None | Sequence[bytes] | Buffer
+Arg = Value | Result | Param
+
+
+class Program:
+    """System calls for a child to make, in order. Only grows; any number of children can run it.
+
+    Arguments are integers (None is 0), or what a pointer is passed to: ``bytes`` (a C string or a
+    constant structure), a list of ``bytes`` (argv, envp), a writable buffer, besides `Result`
+    and `Param`. Their memory is kept as long as the program or a child that walks it lives.
+
+    A path with a NUL in it ends there, as everywhere in C: whoever takes paths from outside
+    checks. What the child writes to a buffer is seen by its later steps, and not promised to be
+    seen by the parent.
+    """
+
+    __slots__ = ("_code", "_holes", "_keep", "labels")
+
+    def __init__(self) -> None:
+        self.labels: list[Label] = []
+        self._code = bytearray(HEADER_SIZE)
+        self._keep: list[object] = []
+        self._holes: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def add(
+        self, label: Label, nr: int, *args: Arg, ignore: bool | tuple[int, ...] = False
+    ) -> int:
+        """Append one system call.
+
+        Args:
+            label: Operation and object, for the error: ``"mount proc on /proc"``, or a tuple of
+                the words, which is joined only when needed.
+            nr: Its number (`numbers.NR`).
+            *args: Up to six.
+            ignore: Go on after these errnos (below 128), or after any error if True. For an
+                optional step, name the errors: one that hides something from a container must
+                not be skipped because of, say, ENOMEM.
+
+        Returns:
+            The step's index, for `Result` and `Child.result`.
+        """
+        index = len(self.labels)
+        low, high = _ignored(ignore) if ignore else (0, 0)
+        words: list[int] = [nr, 0, 0, 0, 0, 0, 0, NOT_RUN, 0, low, high]
+        at = 0
+        for arg in args:
+            at += 1
+            words[at] = arg if type(arg) is int else self._convert(arg, len(self._code) + 8 * at)
+        if at > 6:
+            raise ValueError(f"{_text(label)}: a system call takes six arguments, not {at}")
+        self._code += _pack_step(*words)
+        self.labels.append(label)
+        return index
+
+    def execve(
+        self,
+        label: Label,
+        paths: Iterable[bytes],
+        argv: Arg,
+        envp: Arg,
+    ) -> None:
+        """Append the end of a program: execve(2) of the first of `paths` that is there.
+
+        When all fail, `Child.outcome` reports the first error that is not "no such file", so
+        EACCES means found and not executable, as with execvp(3).
+        """
+        for path in paths:
+            self.add(label, NR["execve"], path, argv, envp, ignore=_NOT_THIS_ONE)
+
+    def reset_signals(self, ignored: Iterable[int] = (_SIGPIPE, _SIGXFSZ)) -> None:
+        """Append what gives the new program default signals: needed once, right before execve.
+
+        `spawn` starts a child with all signals blocked and all handlers gone, but a signal which
+        the parent ignores stays ignored.
+
+        Args:
+            ignored: The signals which the parent ignores; Python's two by default.
+        """
+        sigaction = _RT_SIGACTION[os.uname().machine]
+        for signum in ignored:
+            self.add(("restore signal", signum), sigaction, signum, _DEFAULT_ACTION, 0, 8)
+        self.add("unblock signals", NR["rt_sigprocmask"], _SIG_SETMASK, _NO_MASK, 0, 8)
+
+    def bind(self, values: Mapping[str, Value]) -> Program:
+        """A copy, to which more can be added, with the holes named in `values` filled."""
+        copy = Program.__new__(Program)
+        copy.labels = self.labels.copy()
+        copy._code = self._code.copy()
+        copy._keep = self._keep.copy()
+        copy._holes = holes = {
+            name: places.copy() for name, places in self._holes.items() if name not in values
+        }
+        for name, value in values.items():
+            word = _word.pack(value if type(value) is int else copy._pointer(value))
+            for place in self._holes[name]:
+                copy._code[place : place + 8] = word
+        return copy
+
+    def image(self) -> bytearray:
+        """A fresh block with these steps, and one more that ends a child that gets there.
+
+        Raises:
+            ValueError: A hole has not been filled.
+        """
+        if self._holes:
+            raise ValueError(f"program with unbound parameters: {', '.join(self._holes)}")
+        end = _pack_step(NR["exit_group"], 127, 0, 0, 0, 0, 0, NOT_RUN, 0, 0, 0)
+        return self._code + end
+
+    def _convert(self, arg: Arg, place: int) -> int:
+        """The word for `arg`, which will stand at `place`."""
+        if isinstance(arg, Result):
+            if not 0 <= arg.step < len(self.labels):
+                raise ValueError(f"no earlier step {arg.step} to take a result of")
+            receivers = HEADER_SIZE + arg.step * STEP_SIZE + RECEIVERS_AT
+            (following,) = _word.unpack_from(self._code, receivers)
+            _word.pack_into(self._code, receivers, place)
+            return int(following)
+        if isinstance(arg, Param):
+            self._holes.setdefault(arg.name, []).append(place)
+            return 0
+        return self._pointer(arg)
+
+    def _pointer(self, value: Value) -> int:
+        """The address of memory with `value` in it, kept alive by this program."""
+        if value is None:
+            return 0
+        if isinstance(value, int):
+            return value - (1 << 64) if value >= 1 << 63 else int(value)
+        if isinstance(value, list | tuple):
+            # One string with NULs in it and one array of where each begins: two objects to keep.
+            strings = b"\0".join(value)
+            address = self._pointer(strings)
+            pointers = array("q")
+            for string in value:
+                pointers.append(address)
+                address += len(string) + 1
+            pointers.append(0)
+            value = pointers.tobytes()
+        if isinstance(value, bytes):
+            self._keep.append(value)
+            return int(_address_of_bytes(value))
+        if isinstance(value, str):
+            raise TypeError(f"a program takes bytes, not str: {value!r}")
+        view = ctypes.c_char.from_buffer(value)  # type: ignore[arg-type]  # what is left is writable
+        self._keep.append(view)
+        return ctypes.addressof(view)
+
+
+class Failure:
+    """Why a child did not get to its execve.
+
+    Attributes:
+        step: Index of the step.
+        label: Its operation and object.
+        errno: The kernel's answer; 0 when the child was killed before it had one.
+    """
+
+    __slots__ = ("errno", "label", "step")
+
+    def __init__(self, step: int, label: Label, errno: int) -> None:
+        self.step = step
+        self.label = label
+        self.errno = errno
+
+    def __str__(self) -> str:
+        cause = os.strerror(self.errno) if self.errno else "the process was killed"
+        return f"{_text(self.label)}: {cause}"
+
+    def __repr__(self) -> str:
+        return f"Failure({self.step}, {self.label!r}, {self.errno})"
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]  # compares by value
+
+
+def _text(label: Label) -> str:
+    return label if isinstance(label, str) else " ".join(map(str, label))
+
+
+def _ignored(errnos: bool | tuple[int, ...]) -> tuple[int, int]:
+    """The two words of a step: bit N for errno N; bit 0 for those from 128 up."""
+    if errnos is True:
+        return -1, -1
+    mask = 0
+    for number in errnos or ():
+        if not 0 < number < 128:
+            raise ValueError(f"errno {number} cannot be ignored on its own")
+        mask |= 1 << number
+    low, high = struct.unpack("=2q", mask.to_bytes(16, "little"))
+    return low, high
