@@ -1,0 +1,184 @@
+"""Names of images: registry references and source schemes (distribution's `reference` grammar)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_containers.errors import ImageError
+
+DEFAULT_REGISTRY = "docker.io"
+DEFAULT_TAG = "latest"
+_MAX_NAME = 255
+
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_host = re.compile(rf"{_HOST}\Z", re.ASCII)
+_path = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
+_tag = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z", re.ASCII)
+_digest = re.compile(r"(?:sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128})\Z", re.ASCII)
+_hex_id = re.compile(r"[a-f0-9]{64}\Z", re.ASCII)
+
+ArchiveKind = Literal["oci", "oci-archive", "docker-archive"]
+ARCHIVE_KINDS: tuple[ArchiveKind, ...] = ("oci", "oci-archive", "docker-archive")
+
+
+def check_digest(text: object) -> str:
+    """`text` if it is a digest whose algorithm and form are known.
+
+    Everything that becomes a path of the store passes here first (CVE-2024-3727).
+
+    Raises:
+        ImageError: It is not.
+    """
+    if not isinstance(text, str) or not _digest.match(text):
+        raise ImageError(
+            f"{text!r} is not a digest; it must be 'sha256:' and 64 lower-case hex digits"
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """``[host[:port]/]path[:tag][@digest]``, completed as Docker completes it."""
+
+    registry: str
+    repository: str
+    tag: str | None
+    digest: str | None = None
+
+    @property
+    def familiar(self) -> str:
+        """As people write it: without Docker Hub's host and ``library/``."""
+        name = f"{self.registry}/{self.repository}"
+        if self.registry == DEFAULT_REGISTRY:
+            name = self.repository
+            short = name.removeprefix("library/")
+            # "library/a/b" must keep its prefix, or it would read as another repository.
+            name = short if "/" not in short else name
+        return name + self._suffix()
+
+    def _suffix(self) -> str:
+        return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}{self._suffix()}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostSource:
+    """``host:[?path=/a&etc=mysql&project=1]``: this machine's own programs."""
+
+    paths: tuple[str, ...] = ()
+    etc: tuple[str, ...] = ()
+    binaries: tuple[str, ...] = ()
+    project: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSource:
+    """``oci:/dir[:tag]``, ``oci-archive:/file[:tag]`` or ``docker-archive:/file[:name]``.
+
+    The path ends at the first colon, as skopeo has it.
+    """
+
+    kind: ArchiveKind
+    path: str
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" + (f":{self.name}" if self.name else "")
+
+
+def parse(text: str) -> Reference | HostSource | ArchiveSource:
+    """What `text` names.
+
+    Raises:
+        ImageError: It is no reference; the message says what is wrong with it.
+    """
+    if not isinstance(text, str) or not text:
+        raise ImageError(
+            f"image reference {text!r} is empty; write 'redis:7', 'host:' or 'oci:/path'"
+        )
+    if text == "host:" or text.startswith("host:?"):
+        return _parse_host(text)
+    kind, colon, rest = text.partition(":")
+    for known in ARCHIVE_KINDS:
+        if colon and kind == known:
+            return _parse_archive(known, rest, text)
+    return parse_reference(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """`text` as a registry reference (no source schemes).
+
+    Raises:
+        ImageError: It is none.
+    """
+    rest, at, digest = text.partition("@")
+    if at and not _digest.match(digest):
+        raise _bad(text, f"{digest!r} is not a digest ('sha256:' and 64 lower-case hex digits)")
+    if _hex_id.match(rest):
+        raise _bad(text, "64 hex digits are an image id, not a name")
+    first, slash, remainder = rest.partition("/")
+    if slash and (first == "localhost" or "." in first or ":" in first or first.lower() != first):
+        registry, rest = first, remainder
+    else:
+        registry = DEFAULT_REGISTRY
+    if not _host.match(registry):
+        raise _bad(text, f"{registry!r} is not a host name with an optional port")
+    path, colon, tag = rest.partition(":")
+    if colon and not _tag.match(tag):
+        raise _bad(text, f"{tag!r} is not a tag (letters, digits, '_', '.', '-'; at most 128)")
+    if not _path.match(path):
+        why = "upper-case letters" if path.lower() != path else "characters or separators"
+        raise _bad(text, f"{path!r} has {why} that a repository name may not have")
+    if registry in ("index.docker.io", "registry-1.docker.io"):
+        registry = DEFAULT_REGISTRY
+    if registry == DEFAULT_REGISTRY and "/" not in path:
+        path = f"library/{path}"
+    if len(registry) + 1 + len(path) > _MAX_NAME:
+        raise _bad(text, f"its name is longer than {_MAX_NAME} characters")
+    return Reference(
+        registry, path, tag or (None if digest else DEFAULT_TAG), digest or None
+    )
+
+
+def _bad(text: str, why: str) -> ImageError:
+    shown = text if len(text) <= 300 else text[:300] + "…"
+    return ImageError(f"image reference {shown!r} is not valid: {why}", reference=text)
+
+
+def _parse_archive(kind: ArchiveKind, rest: str, text: str) -> ArchiveSource:
+    path, _, name = rest.partition(":")
+    if not path or "\0" in rest:
+        raise _bad(text, f"'{kind}:' must be followed by a path")
+    return ArchiveSource(kind, path, name or None)
+
+
+def _parse_host(text: str) -> HostSource:
+    if text == "host:":
+        return HostSource()
+    from urllib.parse import parse_qsl
+
+    found: dict[str, list[str]] = {"path": [], "etc": [], "bin": [], "project": []}
+    for key, value in parse_qsl(text[len("host:?") :], keep_blank_values=True):
+        if key not in found:
+            raise _bad(text, f"{key!r} is not one of path=, etc=, bin=, project=")
+        found[key].append(value)
+    for path in found["path"]:
+        if not path.startswith("/") or "\0" in path:
+            raise _bad(text, f"path={path!r} is not an absolute path")
+    for name in found["etc"]:
+        if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+            raise _bad(text, f"etc={name!r} is not a name below /etc")
+    if not set(found["project"]) <= {"0", "1"}:
+        raise _bad(text, "project= takes 0 or 1")
+    return HostSource(
+        paths=tuple(found["path"]),
+        etc=tuple(found["etc"]),
+        binaries=tuple(found["bin"]),
+        project=found["project"][-1:] == ["1"],
+    )
