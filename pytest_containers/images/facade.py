@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_containers.errors import ImageNotFoundError
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image
 from pytest_containers.images.inside import Inside
 from pytest_containers.images.reference import HostSource, Reference, parse
 from pytest_containers.images.store import Hold, Store, default_home
-from pytest_containers.errors import ImageNotFoundError
 
 
 class Images:

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -92,10 +93,8 @@ def binary_signature(name: str) -> tuple[str, str, int, int] | tuple[str]:
 def homes() -> tuple[str, ...]:
     """The caller's home directories, as the environment and as the user database have them."""
     found = {os.path.realpath(os.path.expanduser("~"))}
-    try:
+    with suppress(KeyError):  # a user without an entry, as in many CI containers
         found.add(os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir))
-    except KeyError:
-        pass  # a user without an entry, as in many CI containers
     return tuple(sorted(found - {"/"}))
 
 

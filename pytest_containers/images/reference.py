@@ -98,7 +98,7 @@ def parse(text: str) -> Reference | HostSource | ArchiveSource:
     Raises:
         ImageError: It is no reference; the message says what is wrong with it.
     """
-    if not isinstance(text, str) or not text:
+    if not text:
         raise ImageError(
             f"image reference {text!r} is empty; write 'redis:7', 'host:' or 'oci:/path'"
         )

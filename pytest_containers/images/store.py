@@ -92,8 +92,9 @@ class Store:
             return
         if not text.strip().isdigit() or int(text) > VERSION:
             raise ImageError(
-                f"the image store {self.home} has format {text.strip()!r} and this version knows "
-                f"up to {VERSION}; upgrade pytest-containers, or set {HOME_VARIABLE} to another place",
+                f"the image store {self.home} has format {text.strip()!r} and this version "
+                f"knows up to {VERSION}; upgrade pytest-containers, "
+                f"or set {HOME_VARIABLE} to another place",
                 home=str(self.home),
             )
 
@@ -177,7 +178,7 @@ class Store:
 
     def layer_dir(self, id_map_class: str, digest: str) -> Path:
         """The directory of a layer: ``tree`` and ``record.json``; all or nothing."""
-        if not id_map_class or id_map_class[0] == "." or not _CLASS_LETTERS >= set(id_map_class):
+        if not id_map_class or id_map_class[0] == "." or not set(id_map_class) <= _CLASS_LETTERS:
             raise ImageError(f"{id_map_class!r} cannot name a class of id maps")
         return self.home / "layers" / id_map_class / check_digest(digest).rpartition(":")[2]
 
