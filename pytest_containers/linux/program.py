@@ -31,6 +31,9 @@ RESULT_AT, RECEIVERS_AT = 56, 64
 NOT_RUN = -(1 << 63)
 """What stands for the result of a step that has not returned; no call returns it."""
 
+STATUS_FD = "status_fd"
+"""The parameter that `spawn` fills in: the descriptor whose end tells the parent of the execve."""
+
 Label = str | tuple[object, ...]
 
 _pack_step = struct.Struct("=11q").pack
@@ -166,16 +169,23 @@ class Program:
                 copy._code[place : place + 8] = word
         return copy
 
-    def image(self) -> bytearray:
+    def image(self, status_fd: int = -1) -> bytearray:
         """A fresh block with these steps, and one more that ends a child that gets there.
+
+        Args:
+            status_fd: Fills the hole named `STATUS_FD`, if there is one.
 
         Raises:
             ValueError: A hole has not been filled.
         """
-        if self._holes:
-            raise ValueError(f"program with unbound parameters: {', '.join(self._holes)}")
+        holes = self._holes.keys() - {STATUS_FD}
+        if holes:
+            raise ValueError(f"program with unbound parameters: {', '.join(sorted(holes))}")
         end = _pack_step(NR["exit_group"], 127, 0, 0, 0, 0, 0, NOT_RUN, 0, 0, 0)
-        return self._code + end
+        block = self._code + end
+        for place in self._holes.get(STATUS_FD, ()):
+            _word.pack_into(block, place, status_fd)
+        return block
 
     def _convert(self, arg: Arg, place: int) -> int:
         """The word for `arg`, which will stand at `place`."""
@@ -233,9 +243,13 @@ class Failure:
         self.label = label
         self.errno = errno
 
+    @property
+    def cause(self) -> str:
+        """What the kernel said."""
+        return os.strerror(self.errno) if self.errno else "the process was killed"
+
     def __str__(self) -> str:
-        cause = os.strerror(self.errno) if self.errno else "the process was killed"
-        return f"{_text(self.label)}: {cause}"
+        return f"{_text(self.label)}: {self.cause}"
 
     def __repr__(self) -> str:
         return f"Failure({self.step}, {self.label!r}, {self.errno})"
@@ -247,7 +261,10 @@ class Failure:
 
 
 def _text(label: Label) -> str:
-    return label if isinstance(label, str) else " ".join(map(str, label))
+    if isinstance(label, str):
+        return label
+    words = (os.fsdecode(word) if isinstance(word, bytes) else str(word) for word in label)
+    return " ".join(words)
 
 
 def _ignored(errnos: bool | tuple[int, ...]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 
 from pytest_containers.linux import stubs
-from pytest_containers.linux.numbers import NR
+from pytest_containers.linux.numbers import MACHINE, NR
 from pytest_containers.linux.program import (
     HEADER_SIZE,
     NOT_RUN,
@@ -37,7 +37,9 @@ _word = struct.Struct("=q")
 _words = struct.Struct("=7q")
 _header = struct.Struct("=3q11Q")
 _EXECS = (NR.get("execve"), NR.get("execveat"))
-_ENDS = (*_EXECS, NR.get("exit_group"), NR.get("exit"))
+_PPOLL = {"x86_64": 271, "aarch64": 73}.get(MACHINE)
+_ENDS = (*_EXECS, NR.get("exit_group"), NR.get("exit"), _PPOLL)
+"""Calls that a program may end with: it has got there although there is no result."""
 _NOT_FOUND = (2, 20)  # ENOENT, ENOTDIR
 
 # PyDLL: the interpreter lock is not let go of in a call, so a child has it.
@@ -158,8 +160,8 @@ def spawn(
 
     The child starts with all signals blocked and all handlers gone (see
     `Program.reset_signals`), and with a copy of the descriptor table, in which one close-on-exec
-    descriptor tells the parent of the execve: number 100 or higher. A program that closes
-    descriptors should mark them close-on-exec instead (close_range(2), CLOSE_RANGE_CLOEXEC).
+    descriptor tells the parent of the execve: number 100 or higher, or the parameter `STATUS_FD`.
+    A program that closes descriptors must keep that one.
 
     Both runners behave alike but for this: with the stub the child shares the parent's memory
     until its execve. So a change of credentials in it makes the *parent* not dumpable too
@@ -186,7 +188,31 @@ def spawn(
     if _abandoned:
         _sweep()
     entry = _entry(runner)
-    image = program.image()
+    status_fds = _status_pipe()
+    try:
+        return _spawn(
+            program, entry, status_fds, flags, vfork=vfork, set_tid=set_tid,
+            cgroup_fd=cgroup_fd, exit_signal=exit_signal,
+        )  # fmt: skip
+    except BaseException:
+        os.close(status_fds[0])
+        raise
+    finally:
+        os.close(status_fds[1])
+
+
+def _spawn(
+    program: Program,
+    entry: stubs.Entry | None,
+    status_fds: tuple[int, int],
+    flags: int,
+    *,
+    vfork: bool,
+    set_tid: Sequence[int],
+    cgroup_fd: int | None,
+    exit_signal: int,
+) -> Child:
+    image = program.image(status_fds[1])
     block: Block = image
     if entry is None:
         # Shared, so that the parent sees the results.
@@ -207,7 +233,7 @@ def spawn(
     # Blocked before anything is made: a handler that raises then finds all of it in the Child.
     _syscall(NR["rt_sigprocmask"], _SIG_SETMASK, address + _FULL_MASK_AT, address + _OLD_MASK_AT, 8, 0, 0)
     try:
-        return _clone(program, entry, block, address)
+        return _clone(program, entry, block, address, status_fds[0])
     finally:
         _syscall(NR["rt_sigprocmask"], _SIG_SETMASK, address + _OLD_MASK_AT, 0, 8, 0, 0)
 
@@ -248,34 +274,39 @@ def _entry(runner: str) -> stubs.Entry | None:
     return _stub
 
 
-def _clone(program: Program, entry: stubs.Entry | None, block: Block, address: int) -> Child:
-    """Make the status pipe and the child."""
+def _status_pipe() -> tuple[int, int]:
     status_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    try:
-        if write_fd < _STATUS_FD_LEAST:
-            # Out of the way of the numbers that a program gives to the new process's descriptors.
-            low_fd = write_fd
+    if write_fd < _STATUS_FD_LEAST:
+        # Out of the way of the numbers that a program gives to the new process's descriptors.
+        low_fd = write_fd
+        try:
             write_fd = fcntl.fcntl(low_fd, fcntl.F_DUPFD_CLOEXEC, _STATUS_FD_LEAST)
+        except BaseException:
+            os.close(status_fd)
+            raise
+        finally:
             os.close(low_fd)
-        clone_args = address + _CLONE_ARGS_AT
-        if entry is not None:
-            pid = entry(clone_args, _CLONE_ARGS_SIZE, address)
-        else:
-            pid = _syscall(NR["clone3"], clone_args, _CLONE_ARGS_SIZE, 0, 0, 0, 0)
-            if pid == 0:
-                _run(block)
-            if pid < 0:
-                pid = -ctypes.get_errno()
+    return status_fd, write_fd
+
+
+def _clone(
+    program: Program, entry: stubs.Entry | None, block: Block, address: int, status_fd: int
+) -> Child:
+    """Make the child."""
+    clone_args = address + _CLONE_ARGS_AT
+    if entry is not None:
+        pid = entry(clone_args, _CLONE_ARGS_SIZE, address)
+    else:
+        pid = _syscall(NR["clone3"], clone_args, _CLONE_ARGS_SIZE, 0, 0, 0, 0)
+        if pid == 0:
+            _run(block)
         if pid < 0:
-            (flags,) = _word.unpack_from(block, _CLONE_ARGS_AT)
-            raise OSError(-pid, f"clone3 with flags {flags:#x}: {os.strerror(-pid)}")
-        (pidfd,) = struct.unpack_from("=i", block, _PIDFD_AT)
-        return Child(pid, pidfd, status_fd, block, program)
-    except BaseException:
-        os.close(status_fd)
-        raise
-    finally:
-        os.close(write_fd)
+            pid = -ctypes.get_errno()
+    if pid < 0:
+        (flags,) = _word.unpack_from(block, _CLONE_ARGS_AT)
+        raise OSError(-pid, f"clone3 with flags {flags:#x}: {os.strerror(-pid)}")
+    (pidfd,) = struct.unpack_from("=i", block, _PIDFD_AT)
+    return Child(pid, pidfd, status_fd, block, program)
 
 
 def _run(block: Block) -> None:

@@ -36,6 +36,19 @@ class ChannelClosed(ConnectionError):
     """The other side closed the channel or died."""
 
 
+def encode(body: dict[str, Any], fd_count: int = 0, blob: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    if fd_count:
+        body = {**body, "#fds": fd_count}
+    text = json.dumps(body, separators=(",", ":")).encode()
+    return _HEADER.pack(len(text), len(blob)) + text + blob
+
+
+def rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    """Descriptors as ancillary data of sendmsg(2)."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
 class Channel:
     """One end of a framed stream; owns its socket.
 
@@ -66,13 +79,9 @@ class Channel:
         Raises:
             ChannelClosed: The other side is gone.
         """
-        text = json.dumps({**body, "#fds": len(fds)}, separators=(",", ":")).encode()
-        data = _HEADER.pack(len(text), len(blob)) + text + blob
-        ancillary = (
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        )
+        data = encode(body, len(fds), blob)
         try:
-            sent = self.sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            sent = self.sock.sendmsg([data], rights(fds), socket.MSG_NOSIGNAL)
             if sent < len(data):
                 self.sock.sendall(memoryview(data)[sent:], socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError) as error:

@@ -1,0 +1,1 @@
+"""From an OCI runtime-spec config to a `linux.program.Program`: what a child does, step by step."""

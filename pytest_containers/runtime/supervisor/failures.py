@@ -1,0 +1,56 @@
+"""From a step that failed in a child to one clear sentence."""
+
+from __future__ import annotations
+
+import errno
+
+from pytest_containers.linux.program import Failure
+from pytest_containers.runtime.messages import Fault
+
+_NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
+
+
+def explain(failure: Failure, doing: str) -> Fault:
+    """What the test process is told.
+
+    Args:
+        failure: Of the child.
+        doing: Operation and object: ``"start of container 'db'"``.
+    """
+    label = failure.label
+    words = label if isinstance(label, tuple) else (label,)
+    if words[0] == "execute":
+        return _execute(failure, str(words[1]), doing)
+    if words[0] == "working directory" and failure.errno in (*_NOT_FOUND, errno.EACCES):
+        cause = "is not a directory its user may enter" if failure.errno == errno.EACCES else (
+            "does not exist in the container"
+        )
+        return Fault(
+            "StartError", f"{doing}: working directory {words[1]!r} {cause}",
+            {"exit_code": None, "errno": failure.errno},
+        )  # fmt: skip
+    if words[0] == "limit" and failure.errno == errno.EPERM:
+        return Fault(
+            "StartError",
+            f"{doing}: {failure}; a hard limit cannot be raised above the caller's own",
+            {"exit_code": None, "errno": failure.errno},
+        )
+    return Fault("StartError", f"{doing}: {failure}", {"exit_code": None, "errno": failure.errno})
+
+
+def _execute(failure: Failure, program: str, doing: str) -> Fault:
+    if failure.errno in _NOT_FOUND:
+        code = 127
+        cause = "is not there (or its interpreter is not)" if "/" in program else (
+            "was not found in the container's PATH"
+        )
+    elif failure.errno == errno.ENOEXEC:
+        code = 126
+        cause = "is not a program of this machine's kind: wrong architecture, or a script without #!"
+    else:
+        code = 126
+        cause = f"cannot be executed: {failure.cause}"
+    return Fault(
+        "StartError", f"{doing}: command {program!r} {cause}",
+        {"exit_code": code, "errno": failure.errno},
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""What a container writes: spliced from its pipes into a bounded file, with an index."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pytest_containers.linux.files import punch_hole, splice
+from pytest_containers.runtime.loop import Loop
+
+_RECORD = struct.Struct("<dBQI")
+_CHUNK_BYTES = 1 << 16
+_MAX_RECORDS = 100_000
+_SPLICE_NONBLOCK = 2
+
+
+class Log:
+    """The output of one container. Owns the read ends of its pipes and a memory file.
+
+    Each read of a pipe is a record ``(time, stream, length)``, so the order between the streams
+    is that of arrival. The oldest records go when there is more than `limit_bytes`.
+
+    Args:
+        loop: Runs it.
+        limit_bytes: How much is kept.
+    """
+
+    def __init__(self, loop: Loop, limit_bytes: int) -> None:
+        self._loop = loop
+        self._limit = max(limit_bytes, 1)
+        self._fd = os.memfd_create("log", os.MFD_CLOEXEC)
+        self._records: deque[tuple[float, int, int, int]] = deque()  # time, stream, start, length
+        self._end = 0
+        self._start = 0
+        self._punched = 0
+        self._sources: dict[int, tuple[int, bool]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def end(self) -> int:
+        """How many bytes were ever written."""
+        return self._end
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody could still write."""
+        return bool(self._sources)
+
+    def add(self, fd: int, stream: int, *, terminal: bool = False) -> None:
+        """Take over the read end of a pipe (or a terminal) as stream 1 or 2."""
+        os.set_blocking(fd, False)
+        self._sources[fd] = stream, terminal
+        self._loop.add_reader(fd, lambda: self._read(fd))
+
+    def listen(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each change, until `unlisten`."""
+        self._listeners.append(callback)
+
+    def unlisten(self, callback: Callable[[], None]) -> None:
+        """Forget a callback that may be there."""
+        if callback in self._listeners:
+            self._listeners.remove(callback)
+
+    def _read(self, fd: int) -> None:
+        stream, terminal = self._sources[fd]
+        try:
+            # The file's own offset is its end: everything is appended. Terminals cannot splice.
+            if terminal:
+                count = os.write(self._fd, os.read(fd, _CHUNK_BYTES))
+            else:
+                count = splice(fd, self._fd, _CHUNK_BYTES, _SPLICE_NONBLOCK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # the last holder of a terminal is gone
+                raise
+            count = 0
+        if count:
+            self._note(stream, count)
+        else:
+            self._drop(fd)
+        self._notify()
+
+    def _note(self, stream: int, count: int) -> None:
+        self._records.append((time.time(), stream, self._end, count))
+        self._end += count
+        while self._end - self._start > self._limit or len(self._records) > _MAX_RECORDS:
+            _, _, start, length = self._records.popleft()
+            self._start = start + length
+        if self._start - self._punched >= _CHUNK_BYTES * 4:
+            punch_hole(self._fd, self._punched, self._start - self._punched)
+            self._punched = self._start
+
+    def _drop(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        os.close(fd)
+        del self._sources[fd]
+
+    def _notify(self) -> None:
+        for callback in self._listeners.copy():
+            callback()
+
+    def drain(self) -> None:
+        """Take in what the pipes hold at this moment, without waiting."""
+        for fd in list(self._sources):
+            while fd in self._sources:
+                end = self._end
+                self._read(fd)
+                if self._end == end:
+                    break
+
+    def since(self, position: int) -> tuple[int, bytes]:
+        """Records and data from byte `position` on, for the wire.
+
+        Returns:
+            The position to ask for next, and per record: time (float64), stream (8 bits),
+            position (64 bits), length (32 bits), then as many bytes of data. At most some MB.
+        """
+        wanted = []
+        for record in reversed(self._records):
+            if record[2] + record[3] <= position:
+                break
+            wanted.append(record)
+        parts, size = [], 0
+        for when, stream, start, length in reversed(wanted):
+            data = os.pread(self._fd, length, start)
+            parts.append(_RECORD.pack(when, stream, start, length) + data)
+            position = start + length
+            size += length
+            if size > 1 << 20:
+                break
+        return position, b"".join(parts)
+
+    def close(self) -> None:
+        """Drop everything."""
+        for fd in list(self._sources):
+            self._drop(fd)
+        os.close(self._fd)
+        self._listeners.clear()

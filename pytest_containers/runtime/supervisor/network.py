@@ -1,0 +1,56 @@
+"""Networks as clients know them: who is in one, and whose names are found from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_containers.runtime.network.networks import Network
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.supervisor.container import Container
+
+
+class RunNetwork:
+    """A network as clients know it.
+
+    Attributes:
+        parents: Networks whose containers are found by name from this one.
+        containers: In order of their start.
+    """
+
+    def __init__(self, number: str, network: Network, parents: Sequence[RunNetwork]) -> None:
+        self.id = number
+        self.network = network
+        self.parents = tuple(parents)
+        self.children: list[RunNetwork] = []
+        self.containers: list[Container] = []
+        for parent in parents:
+            parent.children.append(self)
+
+    def detach(self) -> None:
+        """Forget it at its parents."""
+        for parent in self.parents:
+            if self in parent.children:
+                parent.children.remove(self)
+
+    def ancestors(self) -> list[RunNetwork]:
+        """Parents, their parents and so on, near before far."""
+        return _closure(self, lambda network: network.parents)
+
+    def descendants(self) -> list[RunNetwork]:
+        """Networks that find this one's containers by name."""
+        return _closure(self, lambda network: network.children)
+
+
+def _closure(
+    start: RunNetwork, neighbours: Callable[[RunNetwork], Sequence[RunNetwork]]
+) -> list[RunNetwork]:
+    found: list[RunNetwork] = []
+    todo = list(neighbours(start))
+    while todo:
+        network = todo.pop(0)
+        if network not in found:
+            found.append(network)
+            todo.extend(neighbours(network))
+    return found

@@ -1,0 +1,199 @@
+"""The supervisor's own file systems: a minimal root, and what containers' roots are made from.
+
+::
+
+    /proc /sys      whole ones of the run: the kernel lets a container mount its own only then
+    /dev            six devices of the host
+    /trees/N        layers and directories of the host, each once per run
+    /shown/N        read-only trees of the host: lower-only overlays
+    /volumes/N      volumes
+    /empty, /none   an empty directory, and one that nobody can ever write to
+    /rootfs         where a container's root is attached, in the container's copy of all this
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from pytest_containers.linux import mount
+from pytest_containers.linux.mount import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+)
+from pytest_containers.linux.process import CLONE_NEWNS, setns, unshare
+from pytest_containers.runtime.launcher.identity import Identity
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_FOLDERS = ("proc", "sys", "dev", "trees", "shown", "volumes", "scratch", "empty", "none", "rootfs")
+_HARMLESS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+
+
+class Features(NamedTuple):
+    """What this kernel and these permissions offer; probed once per run.
+
+    Attributes:
+        detached_layers: An overlay takes detached mounts as layers (6.15), by descriptor (6.13).
+        tmpfs_xattrs: tmpfs has user xattrs (6.6), so a writable layer may live there.
+        cgroup2: A cgroup2 file system may be mounted.
+        own_ids: Others than container root exist.
+    """
+
+    detached_layers: bool
+    tmpfs_xattrs: bool
+    cgroup2: bool
+    own_ids: bool
+
+
+class RunRoot:
+    """The supervisor's root file system, built by `build`.
+
+    Attributes:
+        host_ns: Descriptor of a mount namespace with the host's tree, or -1 when the launcher
+            opens trees.
+    """
+
+    def __init__(self, host_ns: int, own_ns: int, features: Features) -> None:
+        self.host_ns = host_ns
+        self._own_ns = own_ns
+        self.features = features
+        self._count = 0
+
+    @classmethod
+    def build(cls, identity: Identity, *, force_fallback: bool = False) -> RunRoot:
+        """Build it and pivot into it.
+
+        Raises:
+            OSError: A mount was refused; its file name says which.
+        """
+        mount.mount(None, "/", None, MS_REC | MS_PRIVATE)
+        host_ns = -1
+        if identity.mode != "root":
+            host_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            unshare(CLONE_NEWNS)
+        # Made before anything is covered: the kernel looks whether we see a whole /proc and /sys.
+        proc = mount.new_mount("proc", (), _HARMLESS)
+        sys = mount.new_mount("sysfs", (), _HARMLESS)
+        root = mount.new_mount("tmpfs", [("mode", "0755"), ("size", "16m")], MOUNT_ATTR_NOSUID)
+        cgroup2 = _try_cgroup2()
+        devices = [mount.open_tree(f"/dev/{name}") for name in DEVICES]
+        mount.move_mount(root, "/proc")
+        os.chdir("/proc")
+        for name in _FOLDERS:
+            os.mkdir(name, 0o755)
+        mount.move_mount(proc, "proc")
+        mount.move_mount(sys, "sys")
+        for name, fd in zip(DEVICES, devices, strict=True):
+            os.close(os.open(f"dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+            mount.move_mount(fd, f"dev/{name}")
+        for fd in (proc, sys, root, *devices):
+            os.close(fd)
+        mount.pivot_root(".", ".")
+        mount.umount(".")
+        os.chdir("/")
+        features = Features(
+            detached_layers=not force_fallback and _detached_layers_work(),
+            tmpfs_xattrs=_tmpfs_has_xattrs(),
+            cgroup2=cgroup2,
+            own_ids=identity.mode != "single",
+        )
+        own_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        made = cls(host_ns, own_ns, features)
+        # Masks directories of containers: a read-only *file system*, which no remount changes.
+        made.attach(made.overlay_of("/empty"), "/none")
+        return made
+
+    def attach(self, fd: int, path: str) -> None:
+        """Attach a detached mount at `path` and close its descriptor."""
+        try:
+            mount.move_mount(fd, path)
+        finally:
+            os.close(fd)
+
+    def place(self, fd: int, folder: str, *, directory: bool = True) -> str:
+        """Attach a detached mount at a new place below ``/<folder>``; returns the path."""
+        self._count += 1
+        path = f"/{folder}/{self._count}"
+        if directory:
+            os.mkdir(path, 0o755)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        self.attach(fd, path)
+        return path
+
+    def overlay_of(self, tree: str) -> int:
+        """A detached, read-only view of the attached tree at `tree`.
+
+        A read-only bind could be made writable again by whoever has CAP_SYS_ADMIN in the run's
+        user namespace; an overlay without an upper layer is read-only in itself.
+        """
+        if self.features.detached_layers:
+            lower = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (tree, "/empty")]
+            try:
+                options: list[tuple[str, str | int | None]] = [("lowerdir+", fd) for fd in lower]
+                return mount.new_mount("overlay", [*options, ("userxattr", None)])
+            finally:
+                for fd in lower:
+                    os.close(fd)
+        return mount.new_mount("overlay", [("lowerdir", f"{tree}:/empty"), ("userxattr", None)])
+
+    def open_host_tree(self, path: str, *, recursive: bool = False) -> int:
+        """A detached copy of the host's tree at `path`, as this process may see it.
+
+        Raises:
+            OSError: Not there, or not permitted.
+        """
+        setns(self.host_ns, CLONE_NEWNS)
+        try:
+            return mount.open_tree(path, recursive=recursive)
+        finally:
+            setns(self._own_ns, CLONE_NEWNS)
+
+
+def _try_cgroup2() -> bool:
+    try:
+        os.close(mount.new_mount("cgroup2", (), _HARMLESS))
+    except OSError:
+        return False
+    return True
+
+
+def _tmpfs_has_xattrs() -> bool:
+    fd = os.open("/empty", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.setxattr(fd, "user.pytest_containers", b"1")
+        os.removexattr(fd, "user.pytest_containers")
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _detached_layers_work() -> bool:
+    try:
+        tmpfs = mount.new_mount("tmpfs", [("mode", "0755")])
+    except OSError:
+        return False
+    try:
+        for name in ("lower", "upper", "work"):
+            os.mkdir(name, dir_fd=tmpfs)
+        fds = [
+            os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=tmpfs)
+            for name in ("lower", "upper", "work")
+        ]
+        try:
+            keys = ("lowerdir+", "upperdir", "workdir")
+            options = list(zip(keys, fds, strict=True))
+            os.close(mount.new_mount("overlay", [*options, ("userxattr", None)]))
+        finally:
+            for fd in fds:
+                os.close(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(tmpfs)
+    return True

@@ -1,0 +1,137 @@
+"""Root file systems: layers and trees of an image, and an overlay of its own per container."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_containers.linux import mount
+from pytest_containers.runtime.messages import FaultError
+from pytest_containers.runtime.supervisor.root import RunRoot
+
+_SCRATCH_FOLDERS = ("upper", "work", "etc")
+
+
+class ReadyImage(NamedTuple):
+    """An image whose trees are attached in the supervisor's root.
+
+    Attributes:
+        key: The client's name for it.
+        layers: Paths below ``/trees``, top first.
+        layer_fds: The same as descriptors.
+        mounts: ``(path below /shown, target in the container)``.
+    """
+
+    key: str
+    layers: tuple[str, ...]
+    layer_fds: tuple[int, ...]
+    mounts: tuple[tuple[str, str], ...]
+
+
+class Rootfs:
+    """One container's root file system. Owns its descriptors.
+
+    Attributes:
+        fd: The overlay: readable also when the container is dead.
+        scratch_fd: The file system of the writable layer: ``upper``, ``work`` and ``etc``.
+    """
+
+    def __init__(self, root: RunRoot, image: ReadyImage, scratch_fd: int, scratch_path: str) -> None:
+        self._root = root
+        self._image = image
+        self.scratch_fd = scratch_fd
+        self._scratch_path = scratch_path
+        self.fd = -1
+        self.mount_again()
+
+    def mount_again(self) -> None:
+        """Make the overlay (anew: a dead container's cannot be attached a second time)."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self._root.features.detached_layers and not self._scratch_path:
+            self.fd = _overlay_by_descriptors(self._image, self.scratch_fd)
+        else:
+            self.fd = _overlay_by_paths(self._image, self._scratch_path)
+
+    def clone_etc(self, name: str) -> int:
+        """A mount of one of the files in ``etc`` of the scratch."""
+        if self._scratch_path:
+            return mount.open_tree(f"{self._scratch_path}/etc/{name}")
+        return mount.open_tree(f"etc/{name}", self.scratch_fd)
+
+    def close(self) -> None:
+        """Let go of it; memory and blocks return when the container is dead as well."""
+        for fd in (self.fd, self.scratch_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.scratch_fd = -1
+        if self._scratch_path:
+            mount.umount(self._scratch_path)
+            os.rmdir(self._scratch_path)
+            self._scratch_path = ""
+
+
+def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:
+    """A private tmpfs for a writable layer: ``(descriptor, path if it has to be attached)``."""
+    options = [("mode", "0755")]
+    if size_bytes is not None:
+        options.append(("size", str(size_bytes)))
+    fd = mount.new_mount("tmpfs", options)
+    try:
+        make_folders(fd)
+        if root.features.detached_layers:
+            return fd, ""
+        return fd, root.place(os.dup(fd), "scratch")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def make_folders(scratch_fd: int) -> None:
+    """The directories of a writable layer."""
+    for name in _SCRATCH_FOLDERS:
+        os.mkdir(name, 0o755, dir_fd=scratch_fd)
+
+
+def _overlay_by_descriptors(image: ReadyImage, scratch_fd: int) -> int:
+    options: list[tuple[str, str | int | None]] = [("lowerdir+", fd) for fd in image.layer_fds]
+    opened = [
+        os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=scratch_fd) for name in ("upper", "work")
+    ]
+    try:
+        options += [("upperdir", opened[0]), ("workdir", opened[1])]
+        options += [("userxattr", None), ("xino", "on")]
+        return mount.new_mount("overlay", options)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _overlay_by_paths(image: ReadyImage, scratch_path: str) -> int:
+    """The way of kernels before 6.15: layers are attached, and named by their short paths."""
+    options: list[tuple[str, str | int | None]] = [
+        ("lowerdir", ":".join(image.layers)),
+        ("upperdir", f"{scratch_path}/upper"),
+        ("workdir", f"{scratch_path}/work"),
+        ("userxattr", None),
+        ("xino", "on"),
+    ]
+    return mount.new_mount("overlay", options)
+
+
+def ready_image(
+    root: RunRoot, key: str, layers: Sequence[str], mounts: Sequence[tuple[str, str]]
+) -> ReadyImage:
+    """Put an image together from attached trees.
+
+    Args:
+        layers: Paths below ``/trees``, bottom first, as images list them.
+        mounts: ``(path below /shown, target)``.
+    """
+    if not layers:
+        raise FaultError("ImageError", f"image {key}: it has no layers")
+    top_first = tuple(reversed(layers))
+    fds = tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in top_first)
+    return ReadyImage(key, top_first, fds, tuple(mounts))
