@@ -1,0 +1,85 @@
+"""`run`: one container from the shell, gone when it ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from pytest_containers.errors import SpecError
+from pytest_containers.spec import Bind, ContainerSpec
+
+
+def add_commands(commands: Any) -> None:
+    """Add `run` to the subparsers."""
+    parser = commands.add_parser(
+        "run",
+        help="run a program in a container of its own",
+        description="Runs until the program ends, passes its output on and exits with its code "
+        "(125: the container could not be started). Everything it wrote is dropped.",
+    )
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
+    parser.add_argument("-p", "--port", action="append", default=[], metavar="[HOST:]PORT[/udp]")
+    parser.add_argument(
+        "-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]"
+    )
+    parser.add_argument("-u", "--user", metavar="USER[:GROUP]")
+    parser.add_argument("-w", "--workdir", metavar="PATH")
+    parser.add_argument("--entrypoint", metavar="PROGRAM", help="replaces the image's ('' removes)")
+    parser.add_argument("--init", action="store_true", help="run a PID 1 that reaps orphans")
+    parser.add_argument("--read-only", action="store_true", help="a read-only root")
+    parser.add_argument("image", help="a reference: host:, oci:PATH, a name in the store …")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="replaces the image's command")
+    parser.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it, copy its output to ours and return its exit code."""
+    from pytest_containers.engines.native import Engine
+
+    with Engine() as engine, engine.run(_spec(arguments), wait_ready=False) as container:
+        for port in container.spec.parsed_ports:
+            host, number = container.address(port.number, port.protocol)
+            print(f"{port} is at {host}:{number}", file=sys.stderr)
+        for _, stream, data in container.follow():
+            _write(stream, data)
+        return container.wait()
+
+
+def _spec(arguments: argparse.Namespace) -> ContainerSpec:
+    entrypoint = arguments.entrypoint
+    return ContainerSpec(
+        arguments.image,
+        arguments.command or None,
+        entrypoint=None if entrypoint is None else [entrypoint] if entrypoint else (),
+        env=dict(_environment(item) for item in arguments.env),
+        ports=arguments.port,
+        user=arguments.user,
+        workdir=arguments.workdir,
+        mounts=[_bind(item) for item in arguments.volume],
+        init=arguments.init,
+        read_only=arguments.read_only,
+    )
+
+
+def _environment(item: str) -> tuple[str, str]:
+    """``NAME=VALUE``, or ``NAME`` for the value that we have ourselves, as Docker reads it."""
+    name, equals, value = item.partition("=")
+    return name, value if equals else os.environ.get(name, "")
+
+
+def _bind(item: str) -> Bind:
+    match item.split(":"):
+        case [source, target] if source and target:
+            return Bind(source, target)
+        case [source, target, "ro"] if source and target:
+            return Bind(source, target, read_only=True)
+        case _:
+            raise SpecError(f"volume {item!r} is not understood; write SOURCE:TARGET[:ro]")
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
