@@ -132,6 +132,15 @@ class Client:
             raise _error(frame.body["error"])
         return frame
 
+    def poll(self, request: Request, timeout_s: float) -> bool:
+        """Whether an answer to `request` comes within `timeout_s`; the request stays."""
+        frame = self._wait(request, time.monotonic() + timeout_s)
+        if frame is None:
+            return False
+        with self._condition:
+            request.answers.appendleft(frame)
+        return True
+
     def _wait(self, request: Request, deadline: float | None) -> Frame | None:
         """The next frame for `request`; as a reader for everybody, or by one that reads."""
         while True:
@@ -248,5 +257,9 @@ def _error(fault: Sequence[Any]) -> ContainersError:
     cls = getattr(errors, kind, ContainersError)
     if not (isinstance(cls, type) and issubclass(cls, ContainersError)):
         cls = ContainersError
+    if "refused" in data:
+        from pytest_containers.runtime import probe
+
+        message = probe.explain(data["refused"], data["errno"], data["what"])
     error: ContainersError = cls(message, **data)
     return error

@@ -28,9 +28,11 @@ class Fault(NamedTuple):
 class FaultError(Exception):
     """Raised where a `Fault` has to leave a few functions."""
 
-    def __init__(self, kind: str, message: str, **data: Any) -> None:
+    def __init__(
+        self, kind: str, message: str, facts: dict[str, Any] | None = None, **data: Any
+    ) -> None:
         super().__init__(message)
-        self.fault = Fault(kind, message, data)
+        self.fault = Fault(kind, message, {**(facts or {}), **data})
 
 
 def fault(kind: str, message: str, **data: Any) -> Fault:
@@ -42,3 +44,10 @@ def from_os_error(kind: str, doing: str, error: OSError) -> Fault:
     """What the kernel refused, as one sentence."""
     what = f"{error.filename}: " if error.filename else ""
     return Fault(kind, f"{doing}: {what}{error.strerror}", {"errno": error.errno})
+
+
+def refused(doing: str, error: OSError) -> Fault:
+    """The machine does not permit a run: the test process explains what that means."""
+    what = f"{error.filename}: " if error.filename else ""
+    data = {"refused": doing, "errno": error.errno, "what": error.filename or ""}
+    return Fault("UnsupportedError", f"{doing}: {what}{error.strerror}", data)

@@ -22,7 +22,7 @@ from pytest_containers.runtime.channel import Channel, ChannelClosed
 from pytest_containers.runtime.launcher import identity as identities
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.launcher.server import Launcher
-from pytest_containers.runtime.messages import FaultError, fault
+from pytest_containers.runtime.messages import FaultError, refused
 from pytest_containers.runtime.supervisor import main as supervisor
 
 _NAMESPACES = (
@@ -80,7 +80,7 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
     try:
         pid, pidfd = process.clone(_NAMESPACES)
     except OSError as error:
-        raise _refused(error, "make the run's namespaces") from None
+        raise FaultError(*refused("make the run's namespaces", error)) from None
     if pid == 0:
         for channel in (to_helper, link):
             channel.close()
@@ -90,7 +90,7 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
     try:
         identities.write_maps(pid, identity)
     except OSError as error:
-        raise _refused(error, "give container users their ids") from None
+        raise FaultError(*refused("give container users their ids", error)) from None
     launcher = Launcher(link, pid, pidfd, controller_fd, identity)
     link.send({"op": "go"})
     fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
@@ -138,10 +138,3 @@ def _run_supervisor(
     except BaseException:  # noqa: BLE001 - the last frame of a process
         sys.excepthook(*sys.exc_info())
     os._exit(1)
-
-
-def _refused(error: OSError, doing: str) -> FaultError:
-    # Imported only here: nothing of it is needed when all goes well.
-    from pytest_containers.runtime import probe
-
-    return FaultError(*fault("UnsupportedError", probe.explain(error, doing))[:2])

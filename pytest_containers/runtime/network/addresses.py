@@ -43,6 +43,7 @@ class RunAddresses:
         if not 0 <= octet <= 255 or len(global_id) != 5:
             raise ValueError(f"no run prefix 10.{octet}.0.0/16 or fd{global_id.hex()}::/48")
         self.octet = octet
+        self.global_id = global_id
         self._prefix6 = b"\xfd" + global_id
 
     @property

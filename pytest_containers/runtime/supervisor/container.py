@@ -203,7 +203,7 @@ class Container:
         server = self._server
         try:
             if failure is not None:
-                raise FaultError(*explain(failure, f"start of container {self.name!r}")[:2])
+                raise FaultError(*explain(failure, f"start of container {self.name!r}"))
             assert self.user is not None and self._reaper is not None
             program = compile_exec(self._wanted.config.process, self.user, server.machine)
             pidfd = self._reaper.pidfd

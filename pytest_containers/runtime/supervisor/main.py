@@ -14,7 +14,7 @@ from pytest_containers.linux.spawn import stub_available
 from pytest_containers.runtime.channel import Channel
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
+from pytest_containers.runtime.messages import refused
 from pytest_containers.runtime.supervisor.root import RunRoot
 from pytest_containers.runtime.supervisor.server import Server
 
@@ -44,11 +44,7 @@ def main(
     try:
         root = RunRoot.build(identity, force_fallback=wanted.get("force_fallback", False))
     except OSError as error:
-        # Still in the host's tree when the first mount is refused, so this can be imported.
-        from pytest_containers.runtime import probe
-
-        message = probe.explain(error, "mount the run's own file systems")
-        client.send({"id": 0, "error": Fault("UnsupportedError", message, {})})
+        client.send({"id": 0, "error": refused("mount the run's own file systems", error)})
         return
     runner = wanted.get("runner", "auto")
     if runner == "auto":

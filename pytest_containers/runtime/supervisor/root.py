@@ -7,7 +7,8 @@
     /trees/N        layers and directories of the host, each once per run
     /shown/N        read-only trees of the host: lower-only overlays
     /volumes/N      volumes
-    /empty, /none   an empty directory, and one that nobody can ever write to
+    /empty, /blank  empty directories, since no layer may be used twice in an overlay
+    /none           an empty directory that nobody can ever write to
     /rootfs         where a container's root is attached, in the container's copy of all this
 """
 
@@ -28,7 +29,7 @@ from pytest_containers.linux.process import CLONE_NEWNS, setns, unshare
 from pytest_containers.runtime.launcher.identity import Identity
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_FOLDERS = ("proc", "sys", "dev", "trees", "shown", "volumes", "scratch", "empty", "none", "rootfs")
+_FOLDERS = ("proc", "sys", "dev", "trees", "shown", "volumes", "scratch", "empty", "blank", "none", "rootfs")
 _HARMLESS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 
@@ -103,7 +104,7 @@ class RunRoot:
         own_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         made = cls(host_ns, own_ns, features)
         # Masks directories of containers: a read-only *file system*, which no remount changes.
-        made.attach(made.overlay_of("/empty"), "/none")
+        made.attach(made.overlay_of("/blank"), "/none")
         return made
 
     def attach(self, fd: int, path: str) -> None:

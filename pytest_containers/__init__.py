@@ -1,0 +1,72 @@
+"""A real, isolated, throwaway container for every test, in milliseconds.
+
+Public names; each is imported when it is first used (PEP 562), so that a plugin that is not used
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_containers import wait as wait
+    from pytest_containers.engines.native import Container as Container
+    from pytest_containers.engines.native import Engine as Engine
+    from pytest_containers.engines.native import Network as Network
+    from pytest_containers.engines.native import Volume as Volume
+    from pytest_containers.engines.protocol import ExecResult as ExecResult
+    from pytest_containers.engines.protocol import Logs as Logs
+    from pytest_containers.errors import BuildError as BuildError
+    from pytest_containers.errors import ContainersError as ContainersError
+    from pytest_containers.errors import ExecError as ExecError
+    from pytest_containers.errors import ExitedError as ExitedError
+    from pytest_containers.errors import ImageError as ImageError
+    from pytest_containers.errors import ImageNotFoundError as ImageNotFoundError
+    from pytest_containers.errors import NotReadyError as NotReadyError
+    from pytest_containers.errors import NotRunningError as NotRunningError
+    from pytest_containers.errors import RunLostError as RunLostError
+    from pytest_containers.errors import SettingsError as SettingsError
+    from pytest_containers.errors import SpecError as SpecError
+    from pytest_containers.errors import StartError as StartError
+    from pytest_containers.errors import UnsupportedError as UnsupportedError
+    from pytest_containers.errors import WaitTimeoutError as WaitTimeoutError
+    from pytest_containers.images.image import Image as Image
+    from pytest_containers.plugin.fixtures import Containers as Containers
+    from pytest_containers.plugin.fixtures import container_fixture as container_fixture
+    from pytest_containers.plugin.fixtures import volume_fixture as volume_fixture
+    from pytest_containers.spec import Bind as Bind
+    from pytest_containers.spec import ContainerSpec as ContainerSpec
+    from pytest_containers.spec import Port as Port
+    from pytest_containers.spec import Tmpfs as Tmpfs
+    from pytest_containers.spec import VolumeMount as VolumeMount
+
+_WHERE = {
+    "engines.native": ("Container", "Engine", "Network", "Volume"),
+    "engines.protocol": ("ExecResult", "Logs"),
+    "errors": (
+        "BuildError", "ContainersError", "ExecError", "ExitedError", "ImageError",
+        "ImageNotFoundError", "NotReadyError", "NotRunningError", "RunLostError", "SettingsError",
+        "SpecError", "StartError", "UnsupportedError", "WaitTimeoutError",
+    ),
+    "images.image": ("Image",),
+    "plugin.fixtures": ("Containers", "container_fixture", "volume_fixture"),
+    "spec": ("Bind", "ContainerSpec", "Port", "Tmpfs", "VolumeMount"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = ["wait", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "wait":
+        return import_module("pytest_containers.wait")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

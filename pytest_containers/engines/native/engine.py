@@ -1,0 +1,292 @@
+"""The native engine: images, networks and volumes of one run, and its containers."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_containers.engines.native.container import Container
+from pytest_containers.engines.native.inside import RunInside
+from pytest_containers.errors import ContainersError, RunLostError, SpecError
+from pytest_containers.images.facade import Images
+from pytest_containers.images.image import Image
+from pytest_containers.runtime.client import Client
+from pytest_containers.spec import ContainerSpec
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(ContainerSpec))
+
+
+class Network:
+    """A private network: its containers see each other and, one way, those of its parents."""
+
+    def __init__(self, engine: Engine, number: str) -> None:
+        self._engine = engine
+        self.id = number
+
+    def remove(self) -> None:
+        """Take it away; idempotent. Its containers must be gone."""
+        self._engine.forget(self.id)
+        self._engine.tell("network_remove", network=self.id)
+
+    def __repr__(self) -> str:
+        return f"<Network {self.id}>"
+
+
+class Volume:
+    """A file system that outlives containers; mount it with `VolumeMount`."""
+
+    def __init__(self, engine: Engine, number: str) -> None:
+        self._engine = engine
+        self.id = number
+
+    def remove(self) -> None:
+        """Drop it and what is in it; idempotent."""
+        self._engine.tell("volume_remove", volume=self.id)
+
+    def __repr__(self) -> str:
+        return f"<Volume {self.id}>"
+
+
+class Engine:
+    """Makes containers with the project's own runtime; closing it ends all of them.
+
+    The run (launcher, supervisor, network helper) is started when it is first needed. Thread-safe.
+    A process that was forked from this one cannot use it and says so.
+
+    Args:
+        home: The image store; None is the default one (`images.store.default_home`).
+        broker: Address of another process's run to share (an xdist worker's controller); None
+            starts a run.
+        identity: ``auto``, or ``root``, ``range``, ``single`` for less than is possible.
+        runner: ``auto``, ``stub`` or ``python``: what walks the plans of system calls.
+        project: The checkout that ``host:?project=1`` shows; None finds it.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: str | os.PathLike[str] | None = None,
+        broker: str | None = None,
+        identity: str = "auto",
+        runner: str = "auto",
+        project: str | os.PathLike[str] | None = None,
+        **debug: Any,
+    ) -> None:
+        self._home = None if home is None else Path(home)
+        self._broker = broker
+        self._wanted = {"identity": identity, "runner": runner, **debug}
+        self._project = None if project is None else Path(project)
+        self._lock = threading.RLock()
+        self._client: Client | None = None
+        self._images: Images | None = None
+        self._ready_images: set[str] = set()
+        self._network: Network | None = None
+        self._names = itertools.count(1)
+        self._containers: weakref.WeakSet[Container] = weakref.WeakSet()
+        self._closed = False
+        self._pid = os.getpid()
+
+    # ---------------------------------------------------------------- the run
+
+    def start(self) -> None:
+        """Start the run now, without waiting for it: it gets ready while others work."""
+        with self._lock:
+            if self._closed:
+                raise ContainersError("this engine is closed; make another")
+            if self._client is not None and self._client.lost and self._client.ours:
+                raise RunLostError(
+                    "the run of containers is gone and all its containers with it; "
+                    "make another Engine"
+                )
+            if self._client is None:
+                if self._broker is None:
+                    from pytest_containers.runtime.run import start_run
+
+                    self._client = start_run(**self._wanted)
+                else:
+                    from pytest_containers.engines.native.broker import connect
+
+                    self._client = connect(self._broker)
+                atexit.register(_close_at_exit, weakref.ref(self))
+
+    @property
+    def client(self) -> Client:
+        """The connection to the run, which is started if it is not there."""
+        client = self._client
+        if client is None:
+            self.start()
+            client = self._client
+        assert client is not None
+        return client
+
+    @property
+    def started(self) -> bool:
+        """Whether the run was started."""
+        return self._client is not None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the run is like: identity, runner, whether addresses are reachable, features."""
+        return self.client.facts
+
+    def tell(self, op: str, **body: Any) -> None:
+        """Call an operation that takes something away; a run that is gone has done it already."""
+        client = self._client
+        if client is None or not client.ours or client.lost:
+            return
+        try:
+            client.call(op, **body)
+        except RunLostError:
+            pass
+
+    # ----------------------------------------------------------------- images
+
+    @property
+    def images(self) -> Images:
+        """The image store."""
+        with self._lock:
+            if self._images is None:
+                self._images = Images(
+                    self._home, lambda: RunInside(lambda: self.client), project=self._project
+                )
+            return self._images
+
+    def image(self, reference: str | Image) -> Image:
+        """The image of that name, ready to be started from.
+
+        Raises:
+            ImageNotFoundError, ImageError: See `Images.get`.
+        """
+        if isinstance(reference, Image):
+            return reference
+        if not isinstance(reference, str):
+            raise SpecError(f"image {reference!r} is not a reference; write 'host:' or 'name:tag'")
+        return self.images.get(reference)
+
+    def make_ready(self, image: Image) -> str:
+        """Have the run attach the image's trees; returns the image's key there."""
+        key = image.id
+        if key not in self._ready_images:
+            self.client.call(
+                "image",
+                image={
+                    "key": key,
+                    "layers": [[os.fspath(layer.path), layer.owner] for layer in image.layers],
+                    "mounts": [[os.fspath(one.source), one.target] for one in image.mounts],
+                },
+            )
+            self._ready_images.add(key)
+        return key
+
+    # ------------------------------------------------------ networks, volumes
+
+    def create_network(self, parents: Sequence[Network] = ()) -> Network:
+        """A private network; its containers also reach those of `parents`, by name too."""
+        frame = self.client.call("network_create", parents=[parent.id for parent in parents])
+        return Network(self, frame.body["ok"])
+
+    def forget(self, network_id: str) -> None:
+        """A network was removed."""
+        if self._network is not None and self._network.id == network_id:
+            self._network = None
+
+    def default_network(self) -> Network:
+        """The engine's own network, for containers that name none."""
+        with self._lock:
+            if self._network is None:
+                self._network = self.create_network()
+            return self._network
+
+    def create_volume(self, size_bytes: int | None = None) -> Volume:
+        """An empty volume, in memory."""
+        return Volume(self, self.client.call("volume_create", size_bytes=size_bytes).body["ok"])
+
+    # ------------------------------------------------------------- containers
+
+    def run(
+        self,
+        image: str | Image | ContainerSpec,
+        command: Sequence[str] | str | None = None,
+        *,
+        name: str | None = None,
+        network: Network | None = None,
+        wait_ready: bool = True,
+        **options: Any,
+    ) -> Container:
+        """Start a container.
+
+        Args:
+            image: A reference, an image, or a whole `ContainerSpec`.
+            command: Replaces the image's command.
+            name: Its host name and how others find it; None numbers it.
+            network: None is the engine's own.
+            wait_ready: Return once it is ready (`ContainerSpec.ready`), else once it is started.
+            **options: Fields of `ContainerSpec`; they replace those of a given spec.
+
+        Raises:
+            SpecError: It was described in a way that can never start.
+            ImageError: There is no such image, or it cannot be used.
+            StartError: It could not be started; nothing of it is left.
+            ExitedError: It ended before it was ready.
+            NotReadyError: It was not ready in time.
+        """
+        spec = _spec(image, command, options)
+        self.start()  # gets ready while we look at the image
+        found = self.image(spec.image)
+        container = Container.start(self, spec, found, self._name(name, spec), network)
+        self._containers.add(container)
+        if wait_ready:
+            try:
+                container.wait_ready()
+            except BaseException:
+                container.remove()
+                raise
+        return container
+
+    def _name(self, name: str | None, spec: ContainerSpec) -> str:
+        return name or f"container-{next(self._names)}"
+
+    def close(self) -> None:
+        """End the run and with it every container; idempotent."""
+        with self._lock:
+            client, self._client = self._client, None
+            self._closed = True
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _close_at_exit(engine: weakref.ref[Engine]) -> None:
+    found = engine()
+    if found is not None and found._pid == os.getpid():
+        found.close()
+
+
+def _spec(
+    image: str | Image | ContainerSpec,
+    command: Sequence[str] | str | None,
+    options: Mapping[str, Any],
+) -> ContainerSpec:
+    for name in options:
+        if name not in _FIELDS:
+            raise SpecError(
+                f"{name!r} is not an option of a container; there are {', '.join(sorted(_FIELDS))}"
+            )
+    if isinstance(image, ContainerSpec):
+        changes = dict(options)
+        if command is not None:
+            changes["command"] = command
+        return dataclasses.replace(image, **changes) if changes else image
+    return ContainerSpec(image, command, **options)

@@ -1,0 +1,120 @@
+"""The network helper: a process of the run that makes bridges, links and network namespaces.
+
+It is a process of its own since pyroute2's codecs take 45 ms and some megabytes to import; they
+are loaded while the supervisor starts. It answers the supervisor's requests in order:
+
+``network`` (number, low)
+    A bridge with a first port; the descriptor of the port's namespace.
+``port`` (number, low)
+    One more port.
+``block`` (number, block)
+    More addresses for a network that has used up its own.
+``link`` (child blocks, parent blocks)
+    Packets may pass between two networks, both ways.
+``remove`` (networks)
+    Bridges and all rules that name them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_containers.linux import process
+from pytest_containers.linux.netlink import NetlinkSocket
+from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWUSER
+from pytest_containers.runtime.channel import Channel
+from pytest_containers.runtime.network import codecs, hostlink
+from pytest_containers.runtime.network.addresses import RunAddresses
+from pytest_containers.runtime.network.factory import Factory, set_sysctl
+from pytest_containers.runtime.network.messages import Encoder
+
+_SYSCTLS = (
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+)
+
+
+def main(launcher: Channel, supervisor: Channel, search_path: Sequence[str]) -> None:
+    """Serve until the supervisor is gone.
+
+    Args:
+        launcher: Says once what to start in (`Launcher`): ``connect``, with the descriptors of the
+            run's user and network namespaces.
+        supervisor: Where requests come from.
+        search_path: Directories that may hold pyroute2.
+    """
+    encoder = Encoder(codecs.load(search_path))
+    frame = launcher.receive()
+    userns_fd, netns_fd = frame.fds
+    ports = _local_ports()
+    link = hostlink.choose_prefix(encoder, netns_fd, connect=frame.body["connect"])
+    parent = os.getppid()
+    process.setns(userns_fd, CLONE_NEWUSER)
+    _become_root()
+    process.setns(netns_fd, CLONE_NEWNET)
+    process.die_with_parent(parent)
+    os.close(userns_fd)
+    for name, value in _SYSCTLS:
+        set_sysctl(name, value)
+    addresses = RunAddresses(link.octet, os.urandom(5))
+    with NetlinkSocket() as run:
+        factory = Factory(encoder, addresses, run, netns_fd)
+        factory.set_up_run(connected=link.connected, local_ports=ports)
+        supervisor.send(
+            {
+                "op": "ready",
+                "id": 0,
+                "octet": link.octet,
+                "global_id": addresses.global_id.hex(),
+                "connected": link.connected,
+                "reason": link.reason,
+            }
+        )
+        _serve(supervisor, factory)
+
+
+def _become_root() -> None:
+    try:
+        os.setgroups([])
+    except PermissionError:
+        pass  # a single id: setgroups is denied for good
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _local_ports() -> tuple[int, int]:
+    """The range of ports that the host's own connections come from (read in its namespace)."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        first, last = file.read().split()
+    return int(first), int(last)
+
+
+def _serve(supervisor: Channel, factory: Factory) -> None:
+    operations = {
+        "network": factory.network,
+        "port": factory.port,
+        "block": factory.block,
+        "link": factory.link,
+        "remove": factory.remove,
+    }
+    while True:
+        body = supervisor.receive().body
+        number: Any = body.pop("id")
+        operation = operations[body.pop("op")]
+        try:
+            fd = operation(**body)
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            supervisor.send({"id": number, "error": ["StartError", what, {"errno": error.errno}]})
+            continue
+        supervisor.send({"id": number, "ok": None}, [] if fd is None else [fd])
+        if fd is not None:
+            os.close(fd)

@@ -1,0 +1,115 @@
+"""Ports of the host that containers may reach, at ``host.containers.internal``.
+
+The supervisor listens at the gateway's address. What it accepts is checked to come from a network
+that may have the port, and goes to the launcher, which connects to the host's 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from pytest_containers.runtime.loop import Loop
+from pytest_containers.runtime.network.addresses import BLOCK_SIZE
+from pytest_containers.runtime.network.networks import Facts, Network
+from pytest_containers.runtime.network.relay import Relay
+
+Connect = Callable[[socket.socket, int], None]
+_ANY6 = "::"
+
+
+class HostPorts:
+    """The supervisor's side.
+
+    Args:
+        loop: Runs it.
+        facts: Of the run's network.
+        connect: Gets each accepted socket, which it owns, and the port.
+    """
+
+    def __init__(self, loop: Loop, facts: Facts, connect: Connect) -> None:
+        self._loop = loop
+        self._facts = facts
+        self._connect = connect
+        self._listeners: dict[int, list[socket.socket]] = {}
+        self._allowed: dict[int, Counter[Network]] = {}
+
+    def expose(self, port: int, network: Network) -> None:
+        """Let containers of `network` reach `port` of the host."""
+        self._allowed.setdefault(port, Counter())[network] += 1
+        if port not in self._listeners:
+            self._listeners[port] = [self._listen(socket.AF_INET, self._facts.gateway4, port)]
+            self._listeners[port].append(self._listen(socket.AF_INET6, _ANY6, port))
+
+    def withdraw(self, port: int, network: Network) -> None:
+        """Take one `expose` back."""
+        allowed = self._allowed.get(port)
+        if allowed is None:
+            return
+        allowed[network] -= 1
+        if allowed[network] <= 0:
+            del allowed[network]
+        if not allowed:
+            del self._allowed[port]
+            for sock in self._listeners.pop(port):
+                self._loop.remove_reader(sock.fileno())
+                sock.close()
+
+    def _listen(self, family: int, address: str, port: int) -> socket.socket:
+        kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(128)
+        self._loop.add_reader(sock.fileno(), lambda: self._accept(sock, port))
+        return sock
+
+    def _accept(self, listener: socket.socket, port: int) -> None:
+        try:
+            sock, address = listener.accept()
+        except OSError:
+            return
+        if self._may(address[0], port):
+            self._connect(sock, port)
+        else:
+            sock.close()
+
+    def _may(self, peer: str, port: int) -> bool:
+        """Whether the peer is in a network that was given the port; addresses cannot be forged
+        over a connection."""
+        family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+        packed = socket.inet_pton(family, peer.partition("%")[0])
+        for network in self._allowed.get(port, ()):
+            if len(packed) == 4:
+                if int.from_bytes(packed[2:], "big") // BLOCK_SIZE in network.blocks:
+                    return True
+            elif int.from_bytes(packed[6:8], "big") == network.number:
+                return True
+        return False
+
+
+def connect_host(loop: Loop, near: socket.socket, port: int) -> None:
+    """The launcher's side: join an accepted socket to ``127.0.0.1:port`` of the host."""
+    near.setblocking(False)
+    far = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    )
+
+    def connected() -> None:
+        loop.remove_writer(far.fileno())
+        if far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            near.close()
+            far.close()
+        else:
+            Relay(loop, near, far)
+
+    code = far.connect_ex(("127.0.0.1", port))
+    if code and code != errno.EINPROGRESS:
+        near.close()
+        far.close()
+    else:
+        loop.add_writer(far.fileno(), connected)

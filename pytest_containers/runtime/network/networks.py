@@ -1,0 +1,321 @@
+"""Networks and ports as the supervisor has them: made ahead of need, used once.
+
+The helper makes them, beside everything else that happens; here are the few that wait to be
+taken, the numbers, and what was used and is to be thrown away when there is nothing else to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pytest_containers.runtime.channel import Channel, Frame
+from pytest_containers.runtime.loop import Loop
+from pytest_containers.runtime.messages import Fault
+from pytest_containers.runtime.network.addresses import (
+    FIRST_NETWORK,
+    GATEWAY_LOW,
+    LAST_NETWORK,
+    Pool,
+    RunAddresses,
+    block_addresses,
+)
+from pytest_containers.runtime.peer import Peer
+
+_READY_NETWORKS = 3
+_IDLE_S = 0.05
+_MANY_DEAD = 64
+_TRIES = 4
+
+
+class Facts(NamedTuple):
+    """What the run's network is like.
+
+    Attributes:
+        octet: x of its ``10.x.0.0/16``.
+        prefix, prefix6: Its prefixes.
+        connected: Whether the host reaches containers by their addresses.
+        reason: Why not.
+        gateway4: The run's own address in every network.
+    """
+
+    octet: int
+    prefix: str
+    prefix6: str
+    connected: bool
+    reason: str
+    gateway4: str
+
+
+class Port(NamedTuple):
+    """A network namespace with a link to a network.
+
+    Attributes:
+        netns_fd: The namespace.
+        low: Lower 16 bits of its IPv4 address.
+    """
+
+    netns_fd: int
+    low: int
+    ip: str
+    ip6: str
+    network: Network
+
+
+class Network:
+    """A network. Made by `Networks.create`.
+
+    Attributes:
+        number: Of its bridge and its IPv6 prefix.
+        gateway4, gateway6: The run's addresses in it.
+    """
+
+    def __init__(self, number: int, gateway4: str, gateway6: str) -> None:
+        self.number = number
+        self.gateway4 = gateway4
+        self.gateway6 = gateway6
+        self.blocks = [number]
+        self.addresses = Pool(block_addresses(number))
+        self.ready: deque[Port] = deque()
+        self.waiting: deque[Callable[[Port | Fault], None]] = deque()
+        self.making = 0
+        self.taken = 0
+        self.removed = False
+
+
+class Networks:
+    """All networks of a run.
+
+    Args:
+        loop: Runs it.
+        channel: To the helper.
+    """
+
+    def __init__(self, loop: Loop, channel: Channel) -> None:
+        self._loop = loop
+        self._helper = Peer(loop, channel, self._from_helper, self._lost)
+        self._numbers = Pool(range(FIRST_NETWORK, LAST_NETWORK + 1))
+        self._addresses: RunAddresses | None = None
+        self._facts: Facts | Fault | None = None
+        self._ready_callbacks: list[Callable[[Facts | Fault], None]] = []
+        self._ready: deque[Network] = deque()
+        self._wanted: deque[Callable[[Network | Fault], None]] = deque()
+        self._making = 0
+        self._dead_ports: list[Port] = []
+        self._dead_networks: list[Network] = []
+        self._cleaning = False
+        self._last_use = 0
+
+    # ------------------------------------------------------------------- run
+
+    def when_ready(self, done: Callable[[Facts | Fault], None]) -> None:
+        """Call `done` once the run's network is set up, or cannot be."""
+        if self._facts is not None:
+            done(self._facts)
+        else:
+            self._ready_callbacks.append(done)
+
+    def _from_helper(self, peer: Peer, frame: Frame) -> None:
+        body = frame.body
+        prefix6 = bytes.fromhex(body["global_id"])
+        self._addresses = addresses = RunAddresses(body["octet"], prefix6)
+        self._tell(
+            Facts(
+                body["octet"], addresses.prefix, addresses.prefix6, body["connected"],
+                body["reason"], addresses.ip4(GATEWAY_LOW),
+            )
+        )  # fmt: skip
+        self._refill()
+
+    def _lost(self) -> None:
+        self._tell(Fault("StartError", "the run's network helper has failed", {}))
+
+    def _tell(self, facts: Facts | Fault) -> None:
+        self._facts = facts
+        callbacks, self._ready_callbacks = self._ready_callbacks, []
+        for done in callbacks:
+            done(facts)
+
+    # -------------------------------------------------------------- networks
+
+    def create(
+        self, parents: Sequence[Network], done: Callable[[Network | Fault], None]
+    ) -> None:
+        """A new network; `done` is called at once when one is ready and there are no parents."""
+        self._last_use += 1
+
+        def made(network: Network | Fault) -> None:
+            if isinstance(network, Fault) or not parents:
+                done(network)
+                return
+            self._helper.request(
+                {
+                    "op": "link", "child": network.number, "child_blocks": network.blocks,
+                    "parents": [[parent.number, *parent.blocks] for parent in parents],
+                },
+                lambda answer: done(answer if isinstance(answer, Fault) else network),
+            )  # fmt: skip
+
+        if isinstance(self._facts, Fault):
+            done(self._facts)
+        elif self._ready:
+            made(self._ready.popleft())
+            self._refill()
+        else:
+            self._wanted.append(made)
+            self._refill()
+
+    def _refill(self) -> None:
+        if self._addresses is None:
+            return
+        while self._making + len(self._ready) < _READY_NETWORKS + len(self._wanted):
+            self._make(_TRIES)
+
+    def _make(self, tries: int) -> None:
+        addresses = self._addresses
+        assert addresses is not None
+        try:
+            number = self._numbers.take()
+        except LookupError:
+            self._give(Fault("StartError", "make a network: all 1022 of the run are in use", {}))
+            return
+        network = Network(number, addresses.ip4(GATEWAY_LOW), addresses.ip6(number, GATEWAY_LOW))
+        low = network.addresses.take()
+        self._making += 1
+
+        def answered(frame: Frame | Fault) -> None:
+            self._making -= 1
+            if isinstance(frame, Fault):
+                self._numbers.add([number])
+                if frame.data.get("errno") == 17 and tries:
+                    self._make(tries - 1)  # what had the number before is still being taken down
+                else:
+                    self._give(frame)
+                return
+            network.ready.append(self._port(network, low, frame.fds[0]))
+            self._give(network)
+
+        self._helper.request({"op": "network", "number": number, "low": low}, answered)
+
+    def _give(self, network: Network | Fault) -> None:
+        if self._wanted:
+            self._wanted.popleft()(network)
+        elif isinstance(network, Network):
+            self._ready.append(network)
+
+    def remove(self, network: Network) -> None:
+        """Take a network away, when there is time."""
+        network.removed = True
+        self._dead_ports.extend(network.ready)
+        network.ready.clear()
+        self._dead_networks.append(network)
+        self._clean_later()
+
+    # ----------------------------------------------------------------- ports
+
+    def take_port(self, network: Network, done: Callable[[Port | Fault], None]) -> None:
+        """A port of a network; `done` is called at once when one is ready."""
+        self._last_use += 1
+        network.taken += 1
+        if network.ready:
+            done(network.ready.popleft())
+        else:
+            network.waiting.append(done)
+        # A network that was asked twice will be asked again: from then on one is kept ready.
+        spare = 1 if network.taken > 1 else 0
+        while network.making + len(network.ready) < len(network.waiting) + spare:
+            self._make_port(network, _TRIES)
+
+    def _make_port(self, network: Network, tries: int) -> None:
+        network.making += 1
+        if not len(network.addresses):
+            self._grow(network, tries)
+            return
+        low = network.addresses.take()
+
+        def answered(frame: Frame | Fault) -> None:
+            network.making -= 1
+            if isinstance(frame, Fault):
+                network.addresses.add([low])
+                if frame.data.get("errno") == 17 and tries:
+                    self._make_port(network, tries - 1)
+                else:
+                    self._give_port(network, frame)
+                return
+            self._give_port(network, self._port(network, low, frame.fds[0]))
+
+        self._helper.request({"op": "port", "number": network.number, "low": low}, answered)
+
+    def _grow(self, network: Network, tries: int) -> None:
+        """All addresses are taken: a second block."""
+
+        def answered(frame: Frame | Fault) -> None:
+            network.making -= 1
+            if isinstance(frame, Fault):
+                self._give_port(network, frame)
+                return
+            network.blocks.append(block)
+            network.addresses.add(block_addresses(block))
+            self._make_port(network, tries)
+
+        try:
+            block = self._numbers.take()
+        except LookupError:
+            network.making -= 1
+            full = Fault("StartError", "join a network: all addresses of the run are in use", {})
+            self._give_port(network, full)
+            return
+        self._helper.request({"op": "block", "number": network.number, "block": block}, answered)
+
+    def _port(self, network: Network, low: int, fd: int) -> Port:
+        addresses = self._addresses
+        assert addresses is not None
+        return Port(fd, low, addresses.ip4(low), addresses.ip6(network.number, low), network)
+
+    def _give_port(self, network: Network, port: Port | Fault) -> None:
+        if network.waiting:
+            network.waiting.popleft()(port)
+        elif isinstance(port, Port):
+            if network.removed:
+                self.release_port(port)
+            else:
+                network.ready.append(port)
+
+    def release_port(self, port: Port) -> None:
+        """Throw a port away, when there is time; its address is used again, last of all."""
+        self._dead_ports.append(port)
+        self._clean_later()
+
+    # --------------------------------------------------------------- cleaning
+
+    def _clean_later(self) -> None:
+        """Namespaces that die cost those that are made at the same time dearly: wait for a pause."""
+        if len(self._dead_ports) >= _MANY_DEAD:
+            self._clean()
+        elif not self._cleaning:
+            self._cleaning = True
+            seen = self._last_use
+            self._loop.call_later(_IDLE_S, lambda: self._clean_if_idle(seen))
+
+    def _clean_if_idle(self, seen: int) -> None:
+        self._cleaning = False
+        if seen != self._last_use:
+            self._clean_later()
+        else:
+            self._clean()
+
+    def _clean(self) -> None:
+        ports, self._dead_ports = self._dead_ports, []
+        networks, self._dead_networks = self._dead_networks, []
+        for port in ports:
+            os.close(port.netns_fd)
+            port.network.addresses.add([port.low])
+        if not networks:
+            return
+        blocks = [block for network in networks for block in network.blocks]
+        self._helper.request(
+            {"op": "remove", "networks": [network.number for network in networks]},
+            lambda answer: self._numbers.add(blocks),
+        )
