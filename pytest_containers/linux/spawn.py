@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 
 from pytest_containers.linux import stubs
-from pytest_containers.linux.numbers import MACHINE, NR
+from pytest_containers.linux.numbers import NR
 from pytest_containers.linux.program import (
     HEADER_SIZE,
     NOT_RUN,
@@ -37,9 +37,7 @@ _word = struct.Struct("=q")
 _words = struct.Struct("=7q")
 _header = struct.Struct("=3q11Q")
 _EXECS = (NR.get("execve"), NR.get("execveat"))
-_PPOLL = {"x86_64": 271, "aarch64": 73}.get(MACHINE)
-_ENDS = (*_EXECS, NR.get("exit_group"), NR.get("exit"), _PPOLL)
-"""Calls that a program may end with: it has got there although there is no result."""
+_ENDS = (*_EXECS, NR.get("exit_group"), NR.get("exit"))
 _NOT_FOUND = (2, 20)  # ENOENT, ENOTDIR
 
 # PyDLL: the interpreter lock is not let go of in a call, so a child has it.

@@ -75,17 +75,17 @@ class Client:
         *,
         blob: bytes = b"",
         fds: Sequence[int] = (),
-        timeout_s: float | None = None,
+        within_s: float | None = None,
         **body: Any,
     ) -> Frame:
         """Ask and wait for the one answer.
 
         Raises:
             ContainersError: What the run says went wrong.
-            WaitTimeoutError: No answer within `timeout_s`; the request was given up.
+            WaitTimeoutError: No answer `within_s` seconds; the request was given up.
         """
         request = self.start(op, blob=blob, fds=fds, **body)
-        return self.receive(request, timeout_s=timeout_s)
+        return self.receive(request, within_s=within_s)
 
     def start(
         self, op: str, *, blob: bytes = b"", fds: Sequence[int] = (), **body: Any
@@ -107,15 +107,15 @@ class Client:
         return request
 
     def receive(
-        self, request: Request, *, timeout_s: float | None = None, last: bool = True
+        self, request: Request, *, within_s: float | None = None, last: bool = True
     ) -> Frame:
         """Wait for the next answer to `request`.
 
         Args:
-            timeout_s: How long; the request is given up when it passes.
+            within_s: How long; the request is given up when it passes.
             last: Whether no further answer is expected.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if within_s is None else time.monotonic() + within_s
         try:
             frame = self._wait(request, deadline)
         except BaseException:
@@ -123,7 +123,7 @@ class Client:
             raise
         if frame is None:
             self._abandon(request)
-            raise WaitTimeoutError(f"no answer within {timeout_s} s", timeout_s=timeout_s)
+            raise WaitTimeoutError(f"no answer within {within_s} s", timeout_s=within_s)
         failed = "error" in frame.body
         if last or failed:
             with self._condition:

@@ -258,7 +258,7 @@ class Container:
             if left is not None and left <= 0:
                 raise self._timed_out("follow the output of", timeout_s)
             try:
-                frame = self._call("logs", position=position, wait=wait, call_timeout_s=left)
+                frame = self._call("logs", position=position, wait=wait, within_s=left)
             except WaitTimeoutError:
                 raise self._timed_out("follow the output of", timeout_s) from None
             position, more = frame.body["ok"]
@@ -318,7 +318,7 @@ class Container:
         """
         if self._exit_code is None:
             try:
-                self._exit_code = self._call("wait", call_timeout_s=timeout_s).body["ok"]
+                self._exit_code = self._call("wait", within_s=timeout_s).body["ok"]
             except WaitTimeoutError:
                 raise self._timed_out("wait for", timeout_s) from None
         assert self._exit_code is not None
@@ -426,10 +426,10 @@ class Container:
     # ----------------------------------------------------------------- helpers
 
     def _call(
-        self, op: str, *, blob: bytes = b"", call_timeout_s: float | None = None, **body: Any
+        self, op: str, *, blob: bytes = b"", within_s: float | None = None, **body: Any
     ) -> Any:
         return self._live_client().call(
-            op, blob=blob, timeout_s=call_timeout_s, container=self.id, **body
+            op, blob=blob, within_s=within_s, container=self.id, **body
         )
 
     def _live_client(self) -> Any:

@@ -42,8 +42,8 @@ _MARK_LOW, _MARK_NETWORK = 0xA5A6, 0xA5A7
 _MARK_NAME, _MARK_MAC, _MARK_MAC2 = b"p#####", b"\x02\x70\x63\x5a\x5a\x01", b"\x02\x70\x63\x5a\x5a\x02"
 _ALLOW_OWN, _ALLOW_LINKED, _ANSWERS, _PROHIBIT = 100, 200, 300, 400
 _TCP, _UDP, _ICMP = 6, 17, 1
+_PING_GROUPS = "ipv4/ping_group_range"
 _CONTAINER_SYSCTLS = (
-    ("ipv4/ping_group_range", "0 65535"),
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
@@ -75,6 +75,7 @@ class Factory:
         self._rules: dict[int, list[tuple[bytes, str]]] = {}
         self._has_ipv6 = os.path.exists("/proc/sys/net/ipv6")
         self._templates: _Templates | None = None
+        self._last_group = 65535
 
     # ----------------------------------------------------------------- the run
 
@@ -198,8 +199,7 @@ class Factory:
             fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             inside = NetlinkSocket()
             try:
-                for name, value in _CONTAINER_SYSCTLS:
-                    set_sysctl(name, value)
+                self._set_container_sysctls()
             finally:
                 setns(self._netns_fd, CLONE_NEWNET)
         except BaseException:
@@ -221,6 +221,16 @@ class Factory:
                 os.close(fd)
                 raise
         return fd
+
+    def _set_container_sysctls(self) -> None:
+        try:
+            set_sysctl(_PING_GROUPS, f"0 {self._last_group}")
+        except OSError:
+            # Only groups that exist may be named: with a single id there is one.
+            self._last_group = 0
+            set_sysctl(_PING_GROUPS, "0 0")
+        for name, value in _CONTAINER_SYSCTLS:
+            set_sysctl(name, value)
 
     def _made_templates(self) -> _Templates:
         assert self._templates is not None

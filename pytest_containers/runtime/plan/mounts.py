@@ -68,9 +68,18 @@ def options(entry: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def add_kernel_mounts(
-    program: Program, entries: Sequence[Mapping[str, Any]], machine: Machine, root_fd: int
+    program: Program,
+    entries: Sequence[Mapping[str, Any]],
+    machine: Machine,
+    root_fd: int,
+    *,
+    terminal: bool,
 ) -> None:
-    """Append the mounts below ``/proc``, ``/dev`` and ``/sys``, in order."""
+    """Append the mounts below ``/proc``, ``/dev`` and ``/sys``, in order.
+
+    With `terminal`, the devpts is one that was made before (parameter ``devpts``): the
+    container's terminal is in it.
+    """
     for entry in entries:
         path, kind = entry["destination"], entry.get("type", "bind")
         if not is_kernel_place(path) or kind in ("bind", "volume"):
@@ -85,6 +94,9 @@ def add_kernel_mounts(
             _add_folder(program, relative, root_fd)
         elif relative.startswith("dev/"):
             program.add(("make", path), NR["mkdirat"], AT_FDCWD, relative.encode(), 0o755)
+        if kind == "devpts" and terminal:
+            _add_move(program, ("mount devpts on", path), "devpts", relative)
+            continue
         if kind == "devpts" and not machine.own_ids:
             data = ",".join(part for part in data.split(",") if not part.startswith("gid="))
         program.add(

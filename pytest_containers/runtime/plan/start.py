@@ -85,7 +85,10 @@ def add_setup(
     )  # fmt: skip
     program.add("enter the root file system", NR["chdir"], b"/rootfs")
     mounts.add_image_mounts(program, image_mounts)
-    mounts.add_kernel_mounts(program, config.mounts, machine, root_fd)
+    mounts.add_kernel_mounts(
+        program, config.mounts, machine, root_fd,
+        terminal=bool(config.process.get("terminal")),
+    )  # fmt: skip
     _add_sysctls(program, config)
     linux = config.linux
     mounts.add_masks(

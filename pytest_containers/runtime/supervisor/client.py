@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,10 @@ class Client:
             peer.refuse(number, error.fault)
         except OSError as error:
             peer.refuse(number, from_os_error("StartError", f"{frame.body['op']}", error))
+        except Exception as error:  # noqa: BLE001 - one client's mistake is not the others' end
+            sys.excepthook(*sys.exc_info())
+            what = f"{frame.body.get('op')}: {type(error).__name__}: {error}"
+            peer.refuse(number, fault("ContainersError", f"a defect of pytest-containers: {what}"))
 
     def _lost(self) -> None:
         """The process or its connection has ended."""

@@ -155,11 +155,11 @@ class Container:
             fds["rootfs"] = self.rootfs.fd
             if self.port is not None:
                 fds["netns"] = self.port.netns_fd
-            if not wanted.init:
-                fds |= streams.parameters()
-            program = template.bind(fds)
-            runner = "python" if wanted.init else server.runner
-            child = spawn(program, flags=clone_flags(network=self.port is not None), runner=runner)
+            fds |= {"reaper": server.reaper_fd} if wanted.init else streams.parameters()
+            child = spawn(
+                template.bind(fds), flags=clone_flags(network=self.port is not None),
+                runner=server.runner,
+            )  # fmt: skip
         except BaseException:
             streams.close()
             raise

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pytest_containers.linux.mount import AT_EMPTY_PATH
 from pytest_containers.linux.numbers import NR
-from pytest_containers.linux.process import cap_buffers, last_capability
-from pytest_containers.linux.program import Program
+from pytest_containers.linux.process import last_capability
+from pytest_containers.linux.program import Param, Program
+from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.oci import MASKED_PATHS, READONLY_PATHS, Config
 from pytest_containers.runtime.plan import mounts
 from pytest_containers.runtime.plan.credentials import Machine
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 _MAX_KEPT = 256
 _SIGCHLD, _SIG_IGN = 17, 1
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
-_PPOLL = {"x86_64": 271, "aarch64": 73}
 _IGNORE = _SIG_IGN.to_bytes(8, "little") + bytes(24)
 
 
@@ -96,13 +97,14 @@ class Plans:
             _keep(self._execs, key, program)
         return program
 
-    @staticmethod
-    def devpts_options(config: Config) -> str:
+    def devpts_options(self, config: Config) -> str:
         """The options of the config's devpts."""
         for entry in config.mounts:
             if entry.get("type") == "devpts":
-                return mounts.options(entry)[1]
-        return "ptmxmode=0666,mode=0620"
+                options = mounts.options(entry)[1].split(",")
+                own = self._machine.own_ids
+                return ",".join(one for one in options if own or not one.startswith("gid="))
+        raise FaultError("SpecError", "OCI config: a terminal needs a mount of type devpts")
 
 
 def _keep(table: dict[tuple[object, ...], _T], key: tuple[object, ...], value: _T) -> None:
@@ -113,9 +115,8 @@ def _keep(table: dict[tuple[object, ...], _T], key: tuple[object, ...], value: _
 
 def _add_reaper(program: Program) -> None:
     """Append PID 1's life with ``init=True``: the kernel reaps for who ignores SIGCHLD."""
-    machine = os.uname().machine
-    header, data = cap_buffers(0)
-    program.add("reap", _RT_SIGACTION[machine], _SIGCHLD, _IGNORE, 0, 8)
-    program.add("set capabilities", NR["capset"], header, data)
-    program.add("close descriptors", NR["close_range"], 0, 0xFFFFFFFF, 0)
-    program.add("sleep", _PPOLL[machine], None, 0, None, None, 0)
+    program.add("reap", _RT_SIGACTION[os.uname().machine], _SIGCHLD, _IGNORE, 0, 8)
+    program.add(
+        "execute the reaper",
+        NR["execveat"], Param("reaper"), b"", [b"init"], [], AT_EMPTY_PATH,
+    )  # fmt: skip

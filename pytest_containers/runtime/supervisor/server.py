@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_containers.linux.reaper import open_reaper
 from pytest_containers.runtime.channel import Channel, Frame
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.loop import Loop
@@ -48,6 +49,7 @@ class Server:
         self.machine = look_around(root.features)
         self.plans = Plans(self.machine)
         self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.reaper_fd = open_reaper()
         self.pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.net_ns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.launcher = Peer(loop, launcher, self._from_launcher, loop.stop)
