@@ -105,6 +105,7 @@ class ContainerSpec:
         ports: Ports that tests may reach: ``8000``, ``"53/udp"``, ``"18000:8000"`` or `Port`.
         ready: When the container counts as ready; None: the image's HEALTHCHECK, else all
             `ports` listening, else started.
+        ready_timeout_s: How long that may take; None is the setting, else 60 s.
         user: ``"name"``, ``"1000"``, ``"name:group"`` or ``"1000:1000"``.
         groups: Supplementary groups, names or numbers, beside those of ``/etc/group``.
         aliases: More names under which containers of the same test find this one.
@@ -126,7 +127,7 @@ class ContainerSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     ports: Sequence[int | str | Port] = ()
     ready: Wait | None = None
-    ready_timeout_s: float = 60.0
+    ready_timeout_s: float | None = None
     user: str | int | None = None
     groups: Sequence[str | int] = ()
     workdir: str | None = None

@@ -129,7 +129,7 @@ class Client:
             with self._condition:
                 self._requests.pop(request.id, None)
         if failed:
-            raise _error(frame.body["error"])
+            raise error_of(frame.body["error"])
         return frame
 
     def poll(self, request: Request, timeout_s: float) -> bool:
@@ -252,7 +252,8 @@ class Client:
             self._errors_fd = -1
 
 
-def _error(fault: Sequence[Any]) -> ContainersError:
+def error_of(fault: Sequence[Any]) -> ContainersError:
+    """The exception for a `Fault` from the wire."""
     kind, message, data = fault
     cls = getattr(errors, kind, ContainersError)
     if not (isinstance(cls, type) and issubclass(cls, ContainersError)):

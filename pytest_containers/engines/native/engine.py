@@ -237,7 +237,7 @@ class Engine:
             ExitedError: It ended before it was ready.
             NotReadyError: It was not ready in time.
         """
-        spec = _spec(image, command, options)
+        spec = spec_of(image, command, options)
         self.start()  # gets ready while we look at the image
         found = self.image(spec.image)
         container = Container.start(self, spec, found, self._name(name, spec), network)
@@ -274,7 +274,7 @@ def _close_at_exit(engine: weakref.ref[Engine]) -> None:
         found.close()
 
 
-def _spec(
+def spec_of(
     image: str | Image | ContainerSpec,
     command: Sequence[str] | str | None,
     options: Mapping[str, Any],

@@ -1,0 +1,212 @@
+"""The containers of one pytest process: an engine, and who lives in which scope."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_containers import settings
+from pytest_containers.settings import Settings
+from pytest_containers.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native import Container, Engine, Network, Volume
+
+SCOPES = ("session", "package", "module", "class", "function")
+"""Widest first."""
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The settings of a test run.
+
+    Raises:
+        SettingsError: One is not usable.
+    """
+    return Settings(
+        {one.name: config.getoption(f"containers_{one.name}") for one in settings.ALL},
+        {one.name: config.getini(one.ini) for one in settings.ALL},
+    )
+
+
+class Manager:
+    """The engine of one process, and the containers of its scopes."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings_of(config)
+        self._pid = os.getpid()
+        self._engine: Engine | None = None
+        self.active: list[Containers] = []
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process made it, rather than a parent before a fork."""
+        return self._pid == os.getpid()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; in an xdist worker it shares the controller's run."""
+        if self._engine is None:
+            from pytest_containers.engines.native import Engine
+
+            self._engine = Engine(
+                home=self.settings.get(settings.HOME),
+                broker=getattr(self.config, "workerinput", {}).get("containers_broker"),
+                identity=self.settings.get(settings.IDENTITY),
+                runner=self.settings.get(settings.RUNNER),
+                project=self.config.rootpath,
+            )
+        return self._engine
+
+    @contextmanager
+    def containers(self, scope: str) -> Iterator[Containers]:
+        """The containers of one scope, for as long as it lasts."""
+        found = Containers(self, scope)
+        self.active.append(found)
+        try:
+            yield found
+        finally:
+            self.active.remove(found)
+            found.close()
+
+    def wider_networks(self, scope: str) -> list[Network]:
+        """Networks of wider scopes that live now."""
+        wider = SCOPES[: SCOPES.index(scope)]
+        return [
+            one.network_if_made
+            for one in self.active
+            if one.scope in wider and one.network_if_made is not None
+        ]
+
+    def close(self) -> None:
+        """End the run."""
+        engine, self._engine = self._engine, None
+        if engine is not None and self.ours:
+            engine.close()
+
+
+class Containers:
+    """Starts containers and keeps them for one scope. The fixtures ``containers``,
+    ``module_containers`` and so on are such objects.
+
+    Attributes:
+        scope: ``"function"``, ``"class"``, ``"module"``, ``"package"`` or ``"session"``.
+    """
+
+    def __init__(self, manager: Manager, scope: str) -> None:
+        self._manager = manager
+        self.scope = scope
+        self._network: Network | None = None
+        self._running: list[Container] = []
+        self._volumes: list[Volume] = []
+        self._count = 0
+        self.failed: list[Container] = []
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind it."""
+        return self._manager.engine
+
+    @property
+    def running(self) -> Sequence[Container]:
+        """Containers that were started and not removed."""
+        return tuple(self._running)
+
+    @property
+    def network(self) -> Network:
+        """The private network of this scope; containers of wider scopes are reachable from it."""
+        if self._network is None:
+            self._network = self.engine.create_network(self._manager.wider_networks(self.scope))
+        return self._network
+
+    @property
+    def network_if_made(self) -> Network | None:
+        """The network, or None if nothing has needed it."""
+        return self._network
+
+    def run(
+        self,
+        image: Any,
+        command: Sequence[str] | str | None = None,
+        *,
+        name: str | None = None,
+        wait_ready: bool = True,
+        **options: Any,
+    ) -> Container:
+        """Start a container and wait until it is ready; it is removed at the end of the scope.
+
+        Args:
+            image: A reference, an image, or a whole `ContainerSpec`.
+            command: Replaces the image's command.
+            name: Its host name: how other containers find it.
+            wait_ready: False returns as soon as its program runs.
+            **options: Fields of `ContainerSpec`.
+
+        Raises:
+            ContainersError: See `Engine.run`.
+        """
+        from pytest_containers.engines.native.engine import spec_of
+
+        self._count += 1
+        name = name or f"container-{self._count}"
+        spec = self._adjusted(name, spec_of(image, command, options))
+        network = self.network if spec.network else None
+        container = self.engine.run(spec, name=name, network=network, wait_ready=False)
+        self._running.append(container)
+        if wait_ready:
+            try:
+                container.wait_ready()
+            except BaseException:
+                container.keep_logs()
+                self.failed.append(container)
+                self.remove(container)
+                raise
+        self._manager.config.hook.pytest_containers_started(
+            config=self._manager.config, container=container
+        )
+        return container
+
+    def _adjusted(self, name: str, spec: ContainerSpec) -> ContainerSpec:
+        """What the settings and the hook make of a spec."""
+        config, chosen = self._manager.config, self._manager.settings
+        changes: dict[str, Any] = {}
+        image = chosen.image_for(name)
+        if image is not None:
+            changes["image"] = image
+        changes["ready_timeout_s"] = chosen.get(settings.READY_TIMEOUT, spec.ready_timeout_s)
+        spec = dataclasses.replace(spec, **changes)
+        changed = config.hook.pytest_containers_spec(config=config, name=name, spec=spec)
+        return spec if changed is None else changed
+
+    def volume(self, size_bytes: int | None = None) -> Volume:
+        """An empty volume that lives as long as the scope."""
+        volume = self.engine.create_volume(size_bytes)
+        self._volumes.append(volume)
+        return volume
+
+    def image(self, reference: str) -> Any:
+        """The image of that name."""
+        return self.engine.image(reference)
+
+    def remove(self, container: Container) -> None:
+        """Remove a container before the end of the scope; idempotent."""
+        if container in self._running:
+            self._running.remove(container)
+        container.remove()
+
+    def close(self) -> None:
+        """Remove everything, the newest first."""
+        for container in reversed(self._running.copy()):
+            self.remove(container)
+        for volume in self._volumes:
+            volume.remove()
+        self._volumes.clear()
+        self.failed.clear()
+        if self._network is not None:
+            self._network.remove()
+            self._network = None

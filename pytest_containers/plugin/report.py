@@ -1,0 +1,70 @@
+"""What the report of a failed test says of its containers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_containers import settings
+from pytest_containers.errors import ContainersError
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native import Container
+    from pytest_containers.plugin.manager import Manager
+
+_seen_key = pytest.StashKey[set[str]]()
+
+
+def add_sections(report: pytest.TestReport, item: pytest.Item, manager: Manager) -> None:
+    """Add a section for each container of the test, if it failed.
+
+    They become part of the failure's own text: JUnit files keep that, and drop other sections.
+    """
+    if not report.failed:
+        return
+    lines = manager.settings.get(settings.LOG_LINES)
+    seen = item.stash.setdefault(_seen_key, set())
+    for container in _used(item, manager):
+        if container.id in seen and report.when == "teardown":
+            continue
+        seen.add(container.id)
+        title, text = describe(container, lines)
+        add = getattr(report.longrepr, "addsection", None)
+        if add is not None:
+            add(title, text, "-")
+        else:
+            report.sections.append((title, text))
+
+
+def _used(item: pytest.Item, manager: Manager) -> Iterator[Container]:
+    """Containers of the test's own scope, and wider ones whose fixtures it uses."""
+    names = set(getattr(item, "fixturenames", ()))
+    for containers in manager.active:
+        for container in (*containers.failed, *containers.running):
+            asked = container.name in names or f"{containers.scope}_containers" in names
+            if containers.scope == "function" or asked:
+                yield container
+
+
+def describe(container: Container, lines: int) -> tuple[str, str]:
+    """A title and a text: command, state, exit code, last output. No environment, ever."""
+    title = f"Container {container.name}"
+    try:
+        container_logs = str(container.logs())
+        code, status = container.exit_code, container.status
+    except ContainersError as error:
+        return title, f"command: {shlex.join(container.command)}\n{error}"
+    state = status if code is None else f"{status} with exit code {code}"
+    output = container_logs.splitlines()
+    shown = output[-lines:] if lines else []
+    left_out = f" (the last {len(shown)} of {len(output)} lines)" if len(output) > len(shown) else ""
+    head = [
+        f"image: {container.image.name}",
+        f"command: {shlex.join(container.command)}",
+        f"state: {state}",
+        f"output{left_out}:" if output else "output: none",
+    ]
+    return title, "\n".join([*head, *(f"    {line}" for line in shown)])
