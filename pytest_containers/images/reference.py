@@ -92,7 +92,14 @@ class ArchiveSource:
         return f"{self.kind}:{self.path}" + (f":{self.name}" if self.name else "")
 
 
-def parse(text: str) -> Reference | HostSource | ArchiveSource:
+@dataclass(frozen=True, slots=True)
+class RootfsSource:
+    """``rootfs:/file.tar`` or ``rootfs:/directory``: a root file system without a config."""
+
+    path: str
+
+
+def parse(text: str) -> Reference | HostSource | ArchiveSource | RootfsSource:
     """What `text` names.
 
     Raises:
@@ -105,6 +112,10 @@ def parse(text: str) -> Reference | HostSource | ArchiveSource:
     if text == "host:" or text.startswith("host:?"):
         return _parse_host(text)
     kind, colon, rest = text.partition(":")
+    if colon and kind == "rootfs":
+        if not rest or "\0" in rest:
+            raise _bad(text, "'rootfs:' must be followed by a path")
+        return RootfsSource(rest)
     for known in ARCHIVE_KINDS:
         if colon and kind == known:
             return _parse_archive(known, rest, text)

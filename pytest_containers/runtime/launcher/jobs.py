@@ -78,6 +78,10 @@ class Jobs:
         code = 1
         try:
             process.die_with_parent(parent)
+            # Before the ids change: the run's root may not be able to read our own packages.
+            sys.path.extend(path for path in search_path if path not in sys.path)
+            module, _, name = function.partition(":")
+            __import__(module)
             process.setns(self._userns_fd, process.CLONE_NEWUSER)
             if self._identity.mode != "single":
                 os.setgroups([])
@@ -85,9 +89,6 @@ class Jobs:
             os.setresuid(0, 0, 0)
             process.die_with_parent(parent)
             os.umask(0o022)
-            sys.path.extend(path for path in search_path if path not in sys.path)
-            module, _, name = function.partition(":")
-            __import__(module)
             answer: dict[str, Any] = {"ok": getattr(sys.modules[module], name)(args, list(fds))}
             code = 0
         except BaseException as error:  # noqa: BLE001 - the parent tells

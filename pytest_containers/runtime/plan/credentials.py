@@ -108,7 +108,7 @@ def add_program(
 def _check_ids(user: User, machine: Machine) -> None:
     if not machine.own_ids and (user.uid or user.gid):
         raise FaultError(
-            "StartError",
+            "UnsupportedError",
             f"user {user.uid}:{user.gid}: this run has a single id, container root; run "
             "`pytest-containers setup` to give this account subordinate ids",
             user=str(user.uid),
