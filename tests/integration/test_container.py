@@ -1,0 +1,238 @@
+"""The life of a container: start, streams, exit codes, signals, removal."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import pytest_containers as pc
+
+
+def shell(engine: pc.Engine, script: str, **options: object) -> pc.Container:
+    return engine.run("host:", ["sh", "-c", script], wait_ready=False, **options)
+
+
+def test_runs_a_program_with_either_runner(any_engine: pc.Engine) -> None:
+    with shell(any_engine, "echo out; echo err >&2; exit 7") as container:
+        assert container.wait(10) == 7
+        assert container.logs().stdout == "out\n"
+        assert container.logs().stderr == "err\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("exit 0", 0), ("exit 255", 255), ("kill -9 $$; sleep 9", None), ("nosuchprogram", 127),
+     ("/etc/passwd", 126)],
+)  # fmt: skip
+def test_exit_codes_are_those_of_a_shell(
+    engine: pc.Engine, script: str, code: int | None
+) -> None:
+    with shell(engine, f"sh -c '{script}'; exit $?") as container:
+        assert container.wait(10) == (137 if code is None else code)
+
+
+@pytest.mark.parametrize("init", [False, True])
+def test_a_signal_is_128_and_its_number(engine: pc.Engine, init: bool) -> None:
+    with shell(engine, "sleep 100", init=init) as container:
+        container.kill("KILL")
+        assert container.wait(10) == 137
+        assert container.status == "exited"
+
+
+def test_stop_sends_term_first(engine: pc.Engine) -> None:
+    with shell(engine, "trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.01; done") as c:
+        pc.wait.log("up").until(c, pc.wait.Deadline(10))
+        assert c.stop(timeout_s=10) == 4
+        assert "bye" in c.logs().stdout
+
+
+def test_stop_kills_who_does_not_listen(engine: pc.Engine) -> None:
+    with shell(engine, "trap '' TERM; echo up; while :; do sleep 0.01; done") as container:
+        pc.wait.log("up").until(container, pc.wait.Deadline(10))
+        assert container.stop(timeout_s=0.05) == 137
+
+
+def test_the_image_names_its_stop_signal(engine: pc.Engine) -> None:
+    script = "trap 'exit 5' USR1; echo up; while :; do sleep 0.01; done"
+    with shell(engine, script, stop_signal="SIGUSR1") as container:
+        pc.wait.log("up").until(container, pc.wait.Deadline(10))
+        assert container.stop() == 5
+
+
+def test_each_container_has_its_own_data(engine: pc.Engine) -> None:
+    containers = [shell(engine, "sleep 100") for _ in range(3)]
+    try:
+        for number, container in enumerate(containers):
+            container.exec(["sh", "-c", f"echo {number} > /srv/data"], check=True)
+        assert [c.read_text("/srv/data") for c in containers] == ["0\n", "1\n", "2\n"]
+    finally:
+        for container in containers:
+            container.remove()
+
+
+def test_hostname_and_environment(engine: pc.Engine) -> None:
+    options = {"env": {"A": "1", "EMPTY": "", "Ä": "ö"}, "hostname": "somebody"}
+    with shell(engine, "hostname; cat /etc/hostname; env", **options) as container:
+        container.wait(10)
+        lines = container.logs().stdout.splitlines()
+    assert lines[:2] == ["somebody", "somebody"]
+    assert {"A=1", "EMPTY=", "Ä=ö", "HOME=/root", "HOSTNAME=somebody"} <= set(lines)
+
+
+def test_nothing_of_our_environment_comes_along(
+    engine: pc.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SECRET", "hidden")
+    with pc.Engine(home=engine.images.store.home) as fresh, shell(fresh, "env") as container:
+        container.wait(10)
+        assert "hidden" not in str(container.logs())
+
+
+def test_working_directory_and_limits(engine: pc.Engine) -> None:
+    options = {"workdir": "/var/lib", "rlimits": {"nofile": (100, 200), "core": 0}}
+    with shell(engine, "pwd; ulimit -Sn; ulimit -Hn; ulimit -c", **options) as container:
+        container.wait(10)
+        assert container.logs().stdout.split() == ["/var/lib", "100", "200", "0"]
+
+
+@pytest.mark.needs("id range")
+def test_users_and_groups(engine: pc.Engine) -> None:
+    with shell(engine, "id -u; id -g; id -G", user="daemon:games", groups=["tty", 1234]) as c:
+        assert c.wait(10) == 0
+        uid, gid, *groups = c.logs().stdout.split()
+    assert (uid, gid) == ("1", "60")
+    assert set(groups) == {"60", "5", "1234"}
+
+
+@pytest.mark.needs("id range")
+def test_a_number_is_an_id_and_never_a_name(engine: pc.Engine) -> None:
+    with shell(engine, "sleep 100") as container:
+        container.exec(["sh", "-c", "echo '1234:x:0:0::/:/bin/sh' >> /etc/passwd"], check=True)
+        result = container.exec(["id", "-u"], user="1234", text=True)
+    assert result.stdout == "1234\n"
+
+
+def test_init_reaps_orphans(engine: pc.Engine) -> None:
+    script = "sh -c '(sleep 0.01 &)'; sleep 0.2; ps -o stat= ax"
+    with shell(engine, script, init=True) as container:
+        container.wait(10)
+        assert "Z" not in container.logs().stdout
+        assert container.exit_code == 0
+
+
+def test_a_terminal(engine: pc.Engine) -> None:
+    with shell(engine, "tty; test -t 0 && test -t 1 && echo yes", tty=True) as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "/dev/pts/0\r\nyes\r\n"
+
+
+def test_pause_and_unpause(engine: pc.Engine) -> None:
+    with shell(engine, "while :; do echo tick; sleep 0.01; done") as container:
+        pc.wait.log("tick").until(container, pc.wait.Deadline(10))
+        container.pause()
+        assert container.status == "paused"
+        before = len(container.logs().stdout)
+        time.sleep(0.1)
+        assert len(container.logs().stdout) <= before + len("tick\n") * 2
+        container.unpause()
+        assert container.status == "running"
+        pc.wait.log("tick", times=before // 5 + 5).until(container, pc.wait.Deadline(10))
+
+
+def test_restart_keeps_files(engine: pc.Engine) -> None:
+    with shell(engine, "cat /srv/kept 2>/dev/null; echo kept > /srv/kept; sleep 100") as container:
+        pc.wait.file("/srv/kept").until(container, pc.wait.Deadline(10))
+        container.restart(timeout_s=0.01)
+        pc.wait.log("kept").until(container, pc.wait.Deadline(10))
+        assert container.status == "running"
+
+
+def test_logs_keep_the_order_of_the_streams(engine: pc.Engine) -> None:
+    script = "for i in 1 2 3; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done"
+    with shell(engine, script) as container:
+        container.wait(10)
+        records = container.logs().records
+    assert [(stream, data) for _, stream, data in records] == [
+        (1, b"o1\n"), (2, b"e1\n"), (1, b"o2\n"), (2, b"e2\n"), (1, b"o3\n"), (2, b"e3\n"),
+    ]  # fmt: skip
+    times = [when for when, _, _ in records]
+    assert times == sorted(times)
+
+
+def test_a_flood_of_output_keeps_the_newest(engine: pc.Engine) -> None:
+    script = "yes 0123456789012345678901234567890 | head -c 20000000; echo last"
+    with shell(engine, script, log_limit_bytes=1 << 20) as container:
+        assert container.wait(30) == 0
+        text = container.logs().stdout
+    assert text.endswith("last\n")
+    assert len(text) <= (1 << 20) + (1 << 16)
+
+
+def test_follow_ends_with_the_container(engine: pc.Engine) -> None:
+    with shell(engine, "for i in 1 2 3; do echo $i; sleep 0.01; done") as container:
+        assert b"".join(data for _, _, data in container.follow(10)) == b"1\n2\n3\n"
+
+
+def test_programs_may_open_their_streams_again(engine: pc.Engine) -> None:
+    with shell(engine, "echo one > /dev/stdout; echo two > /dev/stderr") as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "one\n"
+        assert container.logs().stderr == "two\n"
+
+
+@pytest.mark.needs("id range")
+def test_users_may_open_their_streams_again(engine: pc.Engine) -> None:
+    with shell(engine, "echo two > /dev/stderr", user="nobody") as container:
+        assert container.wait(10) == 0, container.logs()
+
+
+def test_wait_gives_up_in_time(engine: pc.Engine) -> None:
+    with shell(engine, "sleep 100") as container:
+        with pytest.raises(pc.WaitTimeoutError, match="did not end within"):
+            container.wait(0.05)
+        assert container.status == "running"
+
+
+def test_removed_containers_say_so(engine: pc.Engine) -> None:
+    container = shell(engine, "sleep 100")
+    container.remove()
+    container.remove()
+    assert container.status == "removed"
+    with pytest.raises(pc.NotRunningError, match="was removed"):
+        container.exec(["true"])
+
+
+def test_an_oci_config_with_something_unknown_is_refused(engine: pc.Engine) -> None:
+    client = engine.client
+    image = engine.image("host:")
+    key = engine.make_ready(image)
+    config = b'{"process": {"args": ["true"], "cwd": "/", "oomScoreAdj": 5}, "root": {}}'
+    request = {
+        "image": key, "name": "x", "names": ["x"], "network": None, "user": "", "groups": [],
+        "init": False, "log_limit_bytes": 1, "scratch": "tmpfs", "scratch_size_bytes": None,
+        "ports": [], "host_ports": [],
+    }  # fmt: skip
+    with pytest.raises(pc.SpecError, match="'oomScoreAdj' is not supported"):
+        client.call("run", blob=config, **request)
+
+
+def test_threads_share_an_engine(engine: pc.Engine) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(5):
+                with shell(engine, f"echo {number}; sleep 0.01; exit {number}") as container:
+                    assert container.wait(20) == number
+                    assert container.logs().stdout == f"{number}\n"
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
