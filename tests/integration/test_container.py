@@ -74,10 +74,13 @@ def test_each_container_has_its_own_data(engine: pc.Engine) -> None:
 
 def test_hostname_and_environment(engine: pc.Engine) -> None:
     options = {"env": {"A": "1", "EMPTY": "", "Ä": "ö"}, "hostname": "somebody"}
-    with shell(engine, "hostname; cat /etc/hostname; env", **options) as container:
+    # Not by a shell: it drops names that it cannot have itself.
+    script = "import os,socket; print(socket.gethostname(), open('/etc/hostname').read())"
+    command = ["python3", "-c", script + "; [print(f'{k}={v}') for k, v in os.environ.items()]"]
+    with engine.run("host:", command, wait_ready=False, **options) as container:
         container.wait(10)
         lines = container.logs().stdout.splitlines()
-    assert lines[:2] == ["somebody", "somebody"]
+    assert lines[0] == "somebody somebody"
     assert {"A=1", "EMPTY=", "Ä=ö", "HOME=/root", "HOSTNAME=somebody"} <= set(lines)
 
 

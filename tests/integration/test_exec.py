@@ -69,7 +69,7 @@ def test_a_signal_is_128_and_its_number(container: pc.Container) -> None:
 def test_a_terminal(container: pc.Container) -> None:
     result = container.exec(["sh", "-c", "tty; stty -echo; read x; echo got $x"], tty=True,
                             input="hello\n", text=True)  # fmt: skip
-    assert result.stdout.startswith("/dev/pts/")
+    assert "/dev/pts/" in result.stdout
     assert "got hello" in result.stdout
 
 

@@ -104,8 +104,10 @@ def config_of(spec: ContainerSpec, image: Image, args: Sequence[str], hostname: 
     terminal = spec.tty
     env = {**image.config.env, "HOSTNAME": hostname, **spec.env}
     cwd = spec.workdir or image.config.workdir or "/"
-    mounts = oci.default_mounts(spec.shm_size_bytes)
-    mounts += [_mount(mount) for mount in spec.mounts]
+    own = [_mount(mount) for mount in spec.mounts]
+    replaced = {entry["destination"] for entry in own} & {"/dev/shm", "/dev/mqueue"}
+    defaults = oci.default_mounts(spec.shm_size_bytes)
+    mounts = [entry for entry in defaults if entry["destination"] not in replaced] + own
     taken = {entry["destination"] for entry in mounts}
     mounts += [
         {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}

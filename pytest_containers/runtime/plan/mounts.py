@@ -47,6 +47,12 @@ _LINKS = {
     "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
 }  # fmt: skip
+_KERNEL_TARGETS = {
+    "proc": ("/proc",), "sysfs": ("/sys",), "cgroup": ("/sys/fs/cgroup",),
+    "cgroup2": ("/sys/fs/cgroup",), "tmpfs": ("/dev", "/dev/"), "devpts": ("/dev/pts",),
+    "mqueue": ("/dev/mqueue",),
+}  # fmt: skip
+"""What may be mounted where below the kernel's places; ``/dev/`` is anywhere in it."""
 OWN_FILES = ("hosts", "hostname", "resolv.conf")
 """Files below /etc that the runtime writes, one of each per container."""
 
@@ -80,10 +86,15 @@ def add_kernel_mounts(
     With `terminal`, the devpts is one that was made before (parameter ``devpts``): the
     container's terminal is in it.
     """
+    seen: set[str] = set()
     for entry in entries:
         path, kind = entry["destination"], entry.get("type", "bind")
         if not is_kernel_place(path) or kind in ("bind", "volume"):
             continue
+        allowed = _KERNEL_TARGETS.get(kind, ())
+        if path in seen or not (path in allowed or path.startswith("/dev/") and "/dev/" in allowed):
+            raise _not_there(path)
+        seen.add(path)
         flags, data = options(entry)
         relative = path.lstrip("/")
         if kind in ("cgroup", "cgroup2"):
@@ -224,9 +235,13 @@ def add_user_mounts(
 
 def _check_target(path: str) -> None:
     if path.rstrip("/") in ("", *_KERNEL_PLACES) or path.startswith(("/proc/", "/sys/")):
-        raise FaultError(
-            "SpecError", f"mount target {path!r}: nothing may be mounted there; choose another"
-        )
+        raise _not_there(path)
+
+
+def _not_there(path: str) -> FaultError:
+    return FaultError(
+        "SpecError", f"mount target {path!r}: nothing may be mounted there; choose another"
+    )
 
 
 def _add_target(program: Program, path: str, *, directory: bool) -> None:

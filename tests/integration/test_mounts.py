@@ -1,0 +1,166 @@
+"""Bind mounts, tmpfs, volumes, read-only roots, and the limits of writable layers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import pytest_containers as pc
+
+
+def shell(engine: pc.Engine, script: str, **options: object) -> pc.Container:
+    return engine.run("host:", ["sh", "-c", script], wait_ready=False, **options)
+
+
+def test_a_directory_of_the_host(engine: pc.Engine, tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("given")
+    script = "cat /data/given; echo made > /data/made; stat -c %u:%g /data/given /data/made"
+    with shell(engine, script, mounts=[pc.Bind(tmp_path, "/data")]) as container:
+        assert container.wait(10) == 0, container.logs()
+        assert container.logs().stdout == "given0:0\n0:0\n"
+    made = tmp_path / "made"
+    assert made.read_text() == "made\n"
+    assert (made.stat().st_uid, made.stat().st_gid) == (os.geteuid(), os.getegid())
+
+
+def test_a_directory_below_a_private_one(engine: pc.Engine, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    (private / "data").mkdir(parents=True)
+    (private / "data" / "file").write_text("inside")
+    private.chmod(0o700)
+    with shell(engine, "cat /data/file", mounts=[pc.Bind(private / "data", "/data")]) as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "inside"
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_read_only(engine: pc.Engine, tmp_path: Path, what: str) -> None:
+    (tmp_path / "file").write_text("ours")
+    source = tmp_path if what == "directory" else tmp_path / "file"
+    path = "/data/file" if what == "directory" else "/data"
+    script = f"cat {path}; echo theirs > {path} || echo refused"
+    with shell(engine, script, mounts=[pc.Bind(source, "/data", read_only=True)]) as container:
+        container.wait(10)
+        assert container.logs().stdout == "oursrefused\n"
+    assert (tmp_path / "file").read_text() == "ours"
+
+
+def test_a_file_that_is_written(engine: pc.Engine, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+    with shell(engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]) as container:
+        assert container.wait(10) == 0
+    assert file.read_text() == "new\n"
+
+
+def test_targets_are_made_and_links_stay_inside(engine: pc.Engine, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "escape").symlink_to(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    before = sorted(tmp_path.iterdir())
+    # Nothing can run in an empty root; what matters is where its mount went.
+    with pytest.raises(pc.StartError):
+        engine.run(f"rootfs:{root}", ["/x"], mounts=[pc.Bind(data, "/escape/new/target")])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_source_is_told(engine: pc.Engine, tmp_path: Path) -> None:
+    with pytest.raises(pc.StartError, match="no such file or directory on the host; make it first"):
+        shell(engine, "true", mounts=[pc.Bind(tmp_path / "nosuch", "/data")])
+
+
+def test_a_target_that_is_not_absolute(engine: pc.Engine, tmp_path: Path) -> None:
+    with pytest.raises(pc.SpecError, match="'data' is not an absolute path"):
+        shell(engine, "true", mounts=[pc.Bind(tmp_path, "data")])
+
+
+def test_tmpfs_and_its_limit(engine: pc.Engine) -> None:
+    script = "stat -c %a /fast; head -c 2000000 /dev/zero > /fast/file"
+    with shell(engine, script, mounts=[pc.Tmpfs("/fast", size_bytes=1 << 20)]) as container:
+        assert container.wait(10) != 0
+        assert container.logs().stdout == "1777\n"
+        assert "No space left on device" in container.logs().stderr
+
+
+def test_a_limit_of_the_writable_layer(engine: pc.Engine) -> None:
+    with shell(engine, "head -c 9000000 /dev/zero > /srv/x", scratch_size_bytes=4 << 20) as container:
+        assert container.wait(10) != 0
+        assert "No space left on device" in container.logs().stderr
+
+
+def test_a_volume_outlives_containers(engine: pc.Engine) -> None:
+    volume = engine.create_volume()
+    mount = pc.VolumeMount(volume, "/data")
+    with shell(engine, "echo kept > /data/file", mounts=[mount]) as container:
+        assert container.wait(10) == 0
+    read_only = pc.VolumeMount(volume, "/data", read_only=True)
+    with shell(engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]) as container:
+        container.wait(10)
+        assert container.logs().stdout == "kept\nrefused\n"
+    volume.remove()
+    with pytest.raises(pc.StartError, match="was removed"):
+        shell(engine, "true", mounts=[mount])
+
+
+def test_two_containers_share_a_volume(engine: pc.Engine) -> None:
+    volume = engine.create_volume()
+    mount = pc.VolumeMount(volume, "/data")
+    with (
+        shell(engine, "sleep 100", mounts=[mount]) as one,
+        shell(engine, "sleep 100", mounts=[mount]) as two,
+    ):
+        one.write_text("/data/file", "shared")
+        assert two.read_text("/data/file") == "shared"
+    volume.remove()
+
+
+def test_a_read_only_root(engine: pc.Engine) -> None:
+    script = "touch /srv/x || echo refused; touch /tmp/fine && echo fine"
+    options = {"read_only": True, "mounts": [pc.Tmpfs("/tmp")]}
+    with shell(engine, script, **options) as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "refused\nfine\n"
+
+
+def test_shm_size(engine: pc.Engine) -> None:
+    with shell(engine, "df -k --output=size /dev/shm | tail -1", shm_size_bytes=8 << 20) as container:
+        container.wait(10)
+        assert container.logs().stdout.strip() == "8192"
+
+
+def test_copies_in_and_out(engine: pc.Engine, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "file").write_bytes(b"x" * 100_000)
+    (source / "link").symlink_to("sub/file")
+    with shell(engine, "sleep 100") as container:
+        container.copy_in(source, "/srv/copy")
+        container.copy_in(source / "sub" / "file", "/srv")
+        assert container.read_bytes("/srv/file") == b"x" * 100_000
+        container.copy_out("/srv/copy", tmp_path / "back")
+        with pytest.raises(pc.ContainersError, match="No such file"):
+            container.copy_out("/nosuch", tmp_path / "x")
+        with pytest.raises(pc.ContainersError, match="does not exist"):
+            container.copy_in(tmp_path / "nosuch", "/srv")
+        container.kill()
+        container.wait(10)
+        container.copy_out("/srv/file", tmp_path / "after")
+    assert (tmp_path / "back" / "sub" / "file").read_bytes() == b"x" * 100_000
+    assert os.readlink(tmp_path / "back" / "link") == "sub/file"
+    assert (tmp_path / "after").read_bytes() == b"x" * 100_000
+
+
+def test_copies_do_not_follow_links_out_of_the_container(engine: pc.Engine, tmp_path: Path) -> None:
+    # CVE-2018-15664, CVE-2019-10152
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "file").write_text("data")
+    with shell(engine, "sleep 100") as container:
+        container.exec(["ln", "-s", str(outside), "/srv/escape"], check=True)
+        with pytest.raises(pc.ContainersError):
+            container.copy_in(tmp_path / "file", "/srv/escape/file")
+    assert list(outside.iterdir()) == []
