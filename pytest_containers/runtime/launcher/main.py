@@ -91,9 +91,10 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
         identities.write_maps(pid, identity)
     except OSError as error:
         raise FaultError(*refused("give container users their ids", error)) from None
+    # All of /proc/PID is needed before "go": afterwards the supervisor cannot be looked into.
     launcher = Launcher(link, pid, pidfd, controller_fd, identity)
-    link.send({"op": "go"})
     fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
+    link.send({"op": "go"})
     to_helper.send({"op": "start", "connect": identity.mode == "root"}, fds)
     os.close(fds[1])
     launcher.keep(to_helper)
