@@ -100,7 +100,7 @@ def block_addresses(number: int) -> range:
 
 
 class Pool:
-    """Numbers to hand out; what was given back longest ago is reused first, fresh ones before it."""
+    """Numbers to hand out: fresh ones first, then what was given back longest ago."""
 
     def __init__(self, numbers: Iterable[int] = ()) -> None:
         self._free = deque(numbers)

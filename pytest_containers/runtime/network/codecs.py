@@ -8,6 +8,7 @@ a process of its own: a process with user code must get the real package.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -44,9 +45,8 @@ def load(search_path: Sequence[str]) -> Codecs:
         bare.__path__ = [package]
         sys.modules["pyroute2"] = bare
 
-    from pyroute2.netlink.rtnl.fibmsg import fibmsg
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+    return Codecs(_codec("ifinfmsg"), _codec("ifaddrmsg"), _codec("rtmsg"), _codec("fibmsg"))
 
-    return Codecs(ifinfmsg, ifaddrmsg, rtmsg, fibmsg)
+
+def _codec(name: str) -> Any:
+    return getattr(importlib.import_module(f"pyroute2.netlink.rtnl.{name}"), name)

@@ -19,40 +19,33 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from pytest_containers.linux.netlink import NetlinkSocket
 from pytest_containers.linux.process import CLONE_NEWNET, setns, unshare
 from pytest_containers.runtime.network import hostlink
-from pytest_containers.runtime.network.addresses import (
-    BLOCK_PREFIX_LEN,
-    GATEWAY_LOW,
-    HOST_LOW,
-    NETWORK6_PREFIX_LEN,
-    RunAddresses,
-    block_start,
-    mac_text,
+from pytest_containers.runtime.network.addresses import GATEWAY_LOW, HOST_LOW, RunAddresses
+from pytest_containers.runtime.network.messages import AF_INET, AF_INET6, Encoder
+from pytest_containers.runtime.network.templates import (
+    ALLOW_LINKED,
+    FIRST_BRIDGE,
+    LOOPBACK,
+    Templates,
+    bridge_name,
 )
-from pytest_containers.runtime.network.messages import AF_INET, AF_INET6, Encoder, Template
 
-_LOOPBACK, _ETH0 = 1, 2
-_FIRST_BRIDGE, _FIRST_VETH = 1 << 16, 1 << 20
-_MARK_INDEX, _MARK_MASTER, _MARK_FD = 0x5A5A0001, 0x5A5A0002, 0x5A5A0003
-_MARK_LOW, _MARK_NETWORK = 0xA5A6, 0xA5A7
-_MARK_NAME, _MARK_MAC, _MARK_MAC2 = b"p#####", b"\x02\x70\x63\x5a\x5a\x01", b"\x02\x70\x63\x5a\x5a\x02"
-_ALLOW_OWN, _ALLOW_LINKED, _ANSWERS, _PROHIBIT = 100, 200, 300, 400
+_ALLOW_OWN, _ANSWERS, _PROHIBIT = ALLOW_LINKED - 100, ALLOW_LINKED + 100, ALLOW_LINKED + 200
 _TCP, _UDP, _ICMP = 6, 17, 1
-_PING_GROUPS = "ipv4/ping_group_range"
-_CONTAINER_SYSCTLS = (
-    ("ipv4/ip_unprivileged_port_start", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv6/conf/default/accept_ra", "0"),
-)
+_IPV6_DISABLED = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 
-def bridge_name(number: int) -> str:
-    """The name of a network's bridge."""
-    return f"n{number:05d}"
+class _Allowed(NamedTuple):
+    """Packets from network `iif` may go to network `to`: to one block, or (None) by IPv6."""
+
+    iif: int
+    to: int
+    block: int | None
 
 
 class Factory:
@@ -72,47 +65,63 @@ class Factory:
         self._addresses = addresses
         self._run = run
         self._netns_fd = netns_fd
-        self._rules: dict[int, list[tuple[bytes, str]]] = {}
-        self._has_ipv6 = os.path.exists("/proc/sys/net/ipv6")
-        self._templates: _Templates | None = None
-        self._last_group = 65535
+        self._templates = Templates(encoder, addresses)
+        self._allowed: set[_Allowed] = set()
+        self.has_ipv6 = _has_ipv6()
+        self._container_sysctls = (
+            ("ipv4/ping_group_range", f"0 {_last_group()}"),
+            ("ipv4/ip_unprivileged_port_start", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+        )
 
     # ----------------------------------------------------------------- the run
 
-    def set_up_run(self, *, connected: bool, local_ports: tuple[int, int]) -> None:
-        """Gateway, link to the host, and the rules that all networks share.
+    def set_up_run(self) -> None:
+        """The gateway, and the rules that all networks share.
 
         Raises:
             OSError: Something was refused.
         """
         encoder, addresses = self._encoder, self._addresses
-        run_prefix = (addresses.ip4(0), 16)
-        self._ask(encoder.set_up(_LOOPBACK), "bring up loopback")
-        self._ask(encoder.address(addresses.ip4(GATEWAY_LOW), 32, _LOOPBACK), "give the gateway its address")
+        gateway = addresses.ip4(GATEWAY_LOW)
+        self._ask(encoder.set_up(LOOPBACK), "bring up loopback")
+        self._ask(encoder.address(gateway, 32, LOOPBACK), "give the gateway its address")
         self._rule(AF_INET, _ALLOW_OWN, allow=True, iif="lo")
-        if connected:
-            index = socket.if_nametoindex(hostlink.RUN_END)
-            host = addresses.ip4(HOST_LOW)
-            self._ask(encoder.set_up(index), "bring up the link to the host")
-            route = encoder.route(host, 32, index, source=addresses.ip4(GATEWAY_LOW))
-            self._ask(route, "route to the host")
-            self._rule(AF_INET, _ALLOW_OWN, allow=True, iif=hostlink.RUN_END)
-            # What the host asked a container may be answered; the host's services may not be asked.
-            for protocol in (_TCP, _UDP):
-                self._rule(
-                    AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=protocol,
-                    destination_ports=local_ports,
-                )  # fmt: skip
-            self._rule(AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=_ICMP)
-        self._rule(AF_INET, _PROHIBIT, allow=False, destination=run_prefix)
-        if self._has_ipv6:
+        self._rule(AF_INET, _PROHIBIT, allow=False, destination=(addresses.ip4(0), 16))
+        if self.has_ipv6:
             prefix6, length = addresses.prefix6.split("/")
             self._rule(AF_INET6, _ALLOW_OWN, allow=True, iif="lo")
             self._rule(AF_INET6, _PROHIBIT, allow=False, destination=(prefix6, int(length)))
-        self._templates = _Templates(encoder, addresses)
 
-    def _rule(self, family: int, priority: int, *, allow: bool, **match: object) -> None:
-        message = self._encoder.rule(family, priority, allow=allow, **match)  # type: ignore[arg-type]  # passed on
+    def set_up_host_link(self, local_ports: tuple[int, int]) -> None:
+        """The run's end of the link to the host.
+
+        Args:
+            local_ports: First and last port of the host's own connections.
+        """
+        encoder, addresses = self._encoder, self._addresses
+        index = socket.if_nametoindex(hostlink.RUN_END)
+        host = addresses.ip4(HOST_LOW)
+        self._ask(encoder.set_up(index), "bring up the link to the host")
+        route = encoder.route(host, 32, index, source=addresses.ip4(GATEWAY_LOW))
+        self._ask(route, "route to the host")
+        self._rule(AF_INET, _ALLOW_OWN, allow=True, iif=hostlink.RUN_END)
+        # What the host asked a container may be answered; the host's services may not be asked.
+        for protocol in (_TCP, _UDP):
+            self._rule(
+                AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=protocol,
+                destination_ports=local_ports,
+            )  # fmt: skip
+        self._rule(AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=_ICMP)
+
+    def drop_host_link(self) -> None:
+        """Delete the link to the host, both ends of it."""
+        index = socket.if_nametoindex(hostlink.RUN_END)
+        self._ask(self._encoder.delete_link(index), "delete the link to the host")
+
+    def _rule(self, family: int, priority: int, *, allow: bool, **match: Any) -> None:
+        message = self._encoder.rule(family, priority, allow=allow, **match)
         self._ask(message, f"rule {priority} for {match}")
 
     def _ask(self, message: bytes, doing: str) -> None:
@@ -121,179 +130,120 @@ class Factory:
     # ---------------------------------------------------------------- networks
 
     def network(self, number: int, low: int) -> int:
-        """A bridge and its first port; the port's namespace."""
-        templates = self._made_templates()
-        index = _FIRST_BRIDGE + number
+        """A bridge and its first port; the descriptor of the port's namespace."""
+        templates = self._templates
         name = bridge_name(number)
-        messages = [
-            templates.bridge.fill(
-                index=_u32(index), name=name.encode(),
-                mac=self._addresses.mac(block_start(number), near=True),
-            ),
-            templates.block.fill(index=_u32(index), low=_u16(block_start(number))),
-        ]  # fmt: skip
-        doing = [f"make bridge {name}", f"route to network {number}"]
-        if self._has_ipv6:
-            messages.append(templates.gateway6.fill(index=_u32(index), network=_u16(number)))
-            doing.append(f"give network {number} its IPv6 gateway")
-        self._run.request(b"".join(messages), *doing)
-        return self.port(number, low)
-
-    def block(self, number: int, block: int) -> None:
-        """More addresses for network `number`: those of another block."""
-        templates = self._made_templates()
-        index = _FIRST_BRIDGE + number
-        start = block_start(block)
-        self._ask(
-            templates.block.fill(index=_u32(index), low=_u16(start)),
-            f"route to block {block} of network {number}",
-        )
-        # Containers of different blocks of a network meet at the gateway.
-        self._allow(number, bridge_name(number), (self._addresses.ip4(start), BLOCK_PREFIX_LEN))
-        own = (self._addresses.ip4(block_start(number)), BLOCK_PREFIX_LEN)
-        self._allow(number, bridge_name(number), own)
-
-    def link(self, child: int, child_blocks: Sequence[int], parents: Sequence[Sequence[int]]) -> None:
-        """Let packets pass between network `child` and each of `parents` (number, *blocks)."""
-        for parent, *blocks in parents:
-            for block in blocks:
-                prefix = (self._addresses.ip4(block_start(block)), BLOCK_PREFIX_LEN)
-                self._allow(child, bridge_name(child), prefix)
-            for block in child_blocks:
-                prefix = (self._addresses.ip4(block_start(block)), BLOCK_PREFIX_LEN)
-                self._allow(child, bridge_name(parent), prefix)
-            if self._has_ipv6:
-                for source, target in ((child, parent), (parent, child)):
-                    prefix6 = (self._addresses.ip6(target, 0), NETWORK6_PREFIX_LEN)
-                    self._allow(child, bridge_name(source), prefix6)
-
-    def _allow(self, owner: int, iif: str, destination: tuple[str, int]) -> None:
-        """A rule that goes with network `owner`."""
-        family = AF_INET6 if ":" in destination[0] else AF_INET
-        doing = f"let {iif} reach {destination[0]}/{destination[1]}"
-        make = self._encoder.rule
-        add = make(family, _ALLOW_LINKED, allow=True, iif=iif, destination=destination)
+        self._ask(templates.bridge(number), f"make bridge {name}")
         try:
-            self._ask(add, doing)
-        except FileExistsError:
-            return
-        delete = make(
-            family, _ALLOW_LINKED, allow=True, iif=iif, destination=destination, delete=True
-        )
-        self._rules.setdefault(owner, []).append((delete, doing))
+            self._ask(templates.block(number, number), f"route to network {number}")
+            if self.has_ipv6:
+                message = templates.gateway6(number)
+                self._ask(message, f"give network {number} its IPv6 gateway")
+            return self.port(number, low)
+        except BaseException:
+            self._ask(self._encoder.delete_link(FIRST_BRIDGE + number), f"delete bridge {name}")
+            raise
+
+    def block(self, number: int, block: int, linked: Sequence[int]) -> None:
+        """More addresses for network `number`: those of another block.
+
+        Args:
+            linked: The networks that may reach it.
+        """
+        message = self._templates.block(number, block)
+        self._ask(message, f"route to block {block} of network {number}")
+        # Containers of different blocks of a network meet at the gateway.
+        wanted = [_Allowed(number, number, number), _Allowed(number, number, block)]
+        wanted += [_Allowed(other, number, block) for other in linked]
+        self._allow(wanted)
+
+    def link(self, child: Sequence[int], parents: Sequence[Sequence[int]]) -> None:
+        """Let packets pass between network `child` and each of `parents` (number, *blocks)."""
+        wanted = []
+        for parent in parents:
+            for iif, (to, *blocks) in ((child[0], parent), (parent[0], child)):
+                wanted += [_Allowed(iif, to, block) for block in blocks]
+                if self.has_ipv6:
+                    wanted.append(_Allowed(iif, to, None))
+        self._allow(wanted)
+
+    def _allow(self, wanted: Iterable[_Allowed]) -> None:
+        new = [rule for rule in dict.fromkeys(wanted) if rule not in self._allowed]
+        self._change_rules(new, delete=False)
+        self._allowed.update(new)
+
+    def _change_rules(self, rules: Sequence[_Allowed], *, delete: bool) -> None:
+        templates, messages = self._templates, []
+        for iif, to, block in rules:
+            if block is None:
+                messages.append(templates.rule6(iif, to, delete=delete))
+            else:
+                messages.append(templates.rule4(iif, block, delete=delete))
+        verb = "no longer let" if delete else "let"
+        doing = [f"{verb} network {rule.iif} reach network {rule.to}" for rule in rules]
+        self._run.request(b"".join(messages), *doing)
 
     def remove(self, networks: Sequence[int]) -> None:
-        """Take networks away. Ports that are left lose their other end."""
+        """Take networks away, with all rules that name them. Ports that are left lose their
+        other end.
+
+        Raises:
+            OSError: Of the first that failed; the others are gone.
+        """
+        dead = set(networks)
+        rules = [rule for rule in self._allowed if rule.iif in dead or rule.to in dead]
+        self._allowed.difference_update(rules)
+        failures: list[OSError] = []
+        try:
+            self._change_rules(rules, delete=True)
+        except OSError as error:
+            failures.append(error)
         for number in networks:
-            for message, doing in self._rules.pop(number, ()):
-                self._ask(message, f"no longer {doing}")
-            self._ask(self._encoder.delete_link(_FIRST_BRIDGE + number), f"delete network {number}")
+            message = self._encoder.delete_link(FIRST_BRIDGE + number)
+            try:
+                self._ask(message, f"delete network {number}")
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     # ------------------------------------------------------------------- ports
 
     def port(self, number: int, low: int) -> int:
         """A namespace with a link to network `number`, ready to be joined."""
-        templates = self._made_templates()
-        unshare(CLONE_NEWNET)
+        fd, inside = self._namespace()
         try:
-            fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            inside = NetlinkSocket()
-            try:
-                self._set_container_sysctls()
-            finally:
-                setns(self._netns_fd, CLONE_NEWNET)
-        except BaseException:
-            setns(self._netns_fd, CLONE_NEWNET)
-            raise
-        with inside:
-            try:
-                self._ask(
-                    templates.veth.fill(
-                        index=_u32(_FIRST_VETH + low), master=_u32(_FIRST_BRIDGE + number),
-                        fd=_u32(fd), name=f"p{low:05d}".encode(),
-                        mac=self._addresses.mac(low, near=True), peer_mac=self._addresses.mac(low),
-                    ),
-                    f"make a port of network {number}",
-                )  # fmt: skip
-                message, doing = templates.inside(number, low, ipv6=self._has_ipv6)
+            with inside:
+                message = self._templates.veth(number, low, fd)
+                self._ask(message, f"make a port of network {number}")
+                message, doing = self._templates.inside(number, low, ipv6=self.has_ipv6)
                 inside.request(message, *doing)
-            except BaseException:
-                os.close(fd)
-                raise
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
-    def _set_container_sysctls(self) -> None:
+    def _namespace(self) -> tuple[int, NetlinkSocket]:
+        """A new namespace, and a netlink socket in it."""
+        unshare(CLONE_NEWNET)
         try:
-            set_sysctl(_PING_GROUPS, f"0 {self._last_group}")
-        except OSError:
-            # Only groups that exist may be named: with a single id there is one.
-            self._last_group = 0
-            set_sysctl(_PING_GROUPS, "0 0")
-        for name, value in _CONTAINER_SYSCTLS:
-            set_sysctl(name, value)
-
-    def _made_templates(self) -> _Templates:
-        assert self._templates is not None
-        return self._templates
-
-
-class _Templates:
-    """The messages that are sent per network and port, encoded once."""
-
-    def __init__(self, encoder: Encoder, addresses: RunAddresses) -> None:
-        self._addresses = addresses
-        low4, gateway = addresses.ip4(_MARK_LOW), addresses.ip4(GATEWAY_LOW)
-        low6 = addresses.ip6(_MARK_NETWORK, _MARK_LOW)
-        gateway6 = addresses.ip6(_MARK_NETWORK, GATEWAY_LOW)
-        index, low, network = _u32(_MARK_INDEX), _u16(_MARK_LOW), _u16(_MARK_NETWORK)
-        name = _MARK_NAME.decode()
-        self.bridge = Template(
-            encoder.bridge(name, mac_text(_MARK_MAC), _MARK_INDEX),
-            index=index, name=_MARK_NAME, mac=_MARK_MAC,
-        )  # fmt: skip
-        self.block = Template(
-            encoder.route(low4, BLOCK_PREFIX_LEN, _MARK_INDEX, source=gateway),
-            index=index, low=low,
-        )  # fmt: skip
-        self.gateway6 = Template(
-            encoder.address(gateway6, NETWORK6_PREFIX_LEN, _MARK_INDEX),
-            index=index, network=network,
-        )  # fmt: skip
-        self.veth = Template(
-            encoder.veth(
-                name, mac_text(_MARK_MAC), _MARK_INDEX,
-                ("eth0", mac_text(_MARK_MAC2), _ETH0), _MARK_FD, master=_MARK_MASTER,
-            ),
-            index=index, master=_u32(_MARK_MASTER), fd=_u32(_MARK_FD), name=_MARK_NAME,
-            mac=_MARK_MAC, peer_mac=_MARK_MAC2,
-        )  # fmt: skip
-        ups = encoder.set_up(_LOOPBACK) + encoder.set_up(_ETH0)
-        self._inside4 = Template(
-            encoder.address(low4, BLOCK_PREFIX_LEN, _ETH0)
-            + ups
-            + encoder.route(gateway, 32, _ETH0)
-            + encoder.route(low4, 0, _ETH0, gateway=gateway),
-            low=low,
-        )
-        self._inside6 = Template(
-            encoder.address(low6, NETWORK6_PREFIX_LEN, _ETH0)
-            + encoder.route(low6, 0, _ETH0, gateway=gateway6),
-            low=low, network=network,
-        )  # fmt: skip
-
-    def inside(self, number: int, low: int, *, ipv6: bool) -> tuple[bytes, list[str]]:
-        """What is sent inside of a port's namespace: the messages, and what each does."""
-        message = self._inside4.fill(low=_u16(low))
-        doing = ["address", "loopback", "link up", "route to the gateway", "default route"]
-        if ipv6:
-            message += self._inside6.fill(low=_u16(low), network=_u16(number))
-            doing += ["IPv6 address", "IPv6 default route"]
-        return message, [f"port {low} of network {number}: {what}" for what in doing]
+            for name, value in self._container_sysctls:
+                set_sysctl(name, value)
+            inside = NetlinkSocket()
+            try:
+                return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), inside
+            except BaseException:
+                inside.close()
+                raise
+        finally:
+            setns(self._netns_fd, CLONE_NEWNET)
 
 
 def set_sysctl(name: str, value: str) -> None:
-    """Set a sysctl of the network namespace that this process is in; one that is not there
-    (a kernel without IPv6) needs no setting."""
+    """Set a sysctl of the network namespace that this process is in.
+
+    One that is not there (a kernel without IPv6) needs no setting.
+    """
     try:
         fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -304,10 +254,24 @@ def set_sysctl(name: str, value: str) -> None:
         os.close(fd)
 
 
-def _u32(number: int) -> bytes:
-    return number.to_bytes(4, "little")
+def _has_ipv6() -> bool:
+    """Whether new links of this namespace speak IPv6; else its addresses are refused (EACCES)."""
+    try:
+        with open(_IPV6_DISABLED, encoding="ascii") as file:
+            return file.read().strip() == "0"
+    except FileNotFoundError:
+        return False
 
 
-def _u16(number: int) -> bytes:
-    # Addresses are in network order, whatever the machine's is.
-    return number.to_bytes(2, "big")
+def _last_group() -> int:
+    """The last of the groups from 0 on that exist here.
+
+    Only such can be given to ping_group_range, and 65535 at most.
+    """
+    end = 0
+    with open("/proc/self/gid_map", encoding="ascii") as file:
+        for inside, _, count in sorted([int(part) for part in line.split()] for line in file):
+            if inside > end:
+                break
+            end = inside + count
+    return min(end - 1, 65535)

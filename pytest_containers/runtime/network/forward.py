@@ -13,7 +13,7 @@ from pytest_containers.runtime.network.relay import Relay
 Dialled = Callable[[socket.socket | Fault], None]
 Dial = Callable[[str, str, int, Dialled], None]
 _DATAGRAM_BYTES = 1 << 16
-_MAX_PEERS = 1024
+_MAX_PEERS, _MAX_WAITING = 1024, 64
 
 
 class Forwards:
@@ -149,7 +149,8 @@ class _Datagrams:
         if far is not None:
             _send(far, data)
         elif address in self._waiting:
-            self._waiting[address].append(data)
+            if len(self._waiting[address]) < _MAX_WAITING:
+                self._waiting[address].append(data)
         else:
             self._waiting[address] = [data]
             self._dial("udp", *self._target, lambda result: self._dialled(address, result))
@@ -193,5 +194,3 @@ def _send(sock: socket.socket, data: bytes) -> None:
         sock.send(data)
     except OSError:
         return  # refused, or full: datagrams may be lost
-
-

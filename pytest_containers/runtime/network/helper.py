@@ -7,9 +7,9 @@ are loaded while the supervisor starts. It answers the supervisor's requests in 
     A bridge with a first port; the descriptor of the port's namespace.
 ``port`` (number, low)
     One more port.
-``block`` (number, block)
+``block`` (number, block, linked networks)
     More addresses for a network that has used up its own.
-``link`` (child blocks, parent blocks)
+``link`` (child, parents, each with its blocks)
     Packets may pass between two networks, both ways.
 ``remove`` (networks)
     Bridges and all rules that name them.
@@ -17,25 +17,27 @@ are loaded while the supervisor starts. It answers the supervisor's requests in 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_containers.linux import process
 from pytest_containers.linux.netlink import NetlinkSocket
 from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWUSER
-from pytest_containers.runtime.channel import Channel
+from pytest_containers.runtime.channel import Channel, ChannelClosed
 from pytest_containers.runtime.network import codecs, hostlink
-from pytest_containers.runtime.network.addresses import RunAddresses
+from pytest_containers.runtime.network.addresses import GATEWAY_LOW, RunAddresses
 from pytest_containers.runtime.network.factory import Factory, set_sysctl
 from pytest_containers.runtime.network.messages import Encoder
+from pytest_containers.runtime.network.templates import no_mark
 
 _SYSCTLS = (
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
-    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/all/rp_filter", "1"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/all/accept_ra", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
@@ -51,11 +53,27 @@ def main(launcher: Channel, supervisor: Channel, search_path: Sequence[str]) -> 
         supervisor: Where requests come from.
         search_path: Directories that may hold pyroute2.
     """
-    encoder = Encoder(codecs.load(search_path))
-    frame = launcher.receive()
-    userns_fd, netns_fd = frame.fds
+    try:
+        encoder = Encoder(codecs.load(search_path))
+        frame = launcher.receive()
+        factory, facts = _set_up(encoder, frame.fds, connect=frame.body["connect"])
+    except ChannelClosed:
+        raise
+    except (ImportError, OSError) as error:
+        supervisor.send({"op": "failed", "id": 0, "error": _describe(error)})
+        return
+    supervisor.send({"op": "ready", "id": 0, **facts})
+    _serve(supervisor, factory)
+
+
+def _set_up(
+    encoder: Encoder, namespaces: Sequence[int], *, connect: bool
+) -> tuple[Factory, dict[str, Any]]:
+    """Link the run to the host, enter the run, and set its namespace up; what came of it."""
+    userns_fd, netns_fd = namespaces
     ports = _local_ports()
-    link = hostlink.choose_prefix(encoder, netns_fd, connect=frame.body["connect"])
+    link = hostlink.choose_prefix(encoder, netns_fd, connect=connect)
+    probe = hostlink.host_socket()
     parent = os.getppid()
     process.setns(userns_fd, CLONE_NEWUSER)
     _become_root()
@@ -64,28 +82,30 @@ def main(launcher: Channel, supervisor: Channel, search_path: Sequence[str]) -> 
     os.close(userns_fd)
     for name, value in _SYSCTLS:
         set_sysctl(name, value)
-    addresses = RunAddresses(link.octet, os.urandom(5))
-    with NetlinkSocket() as run:
-        factory = Factory(encoder, addresses, run, netns_fd)
-        factory.set_up_run(connected=link.connected, local_ports=ports)
-        supervisor.send(
-            {
-                "op": "ready",
-                "id": 0,
-                "octet": link.octet,
-                "global_id": addresses.global_id.hex(),
-                "connected": link.connected,
-                "reason": link.reason,
-            }
-        )
-        _serve(supervisor, factory)
+    addresses = RunAddresses(link.octet, no_mark(os.urandom(5)))
+    factory = Factory(encoder, addresses, NetlinkSocket(), netns_fd)
+    factory.set_up_run()
+    connected, reason = link.connected, link.reason
+    if connected:
+        factory.set_up_host_link(ports)
+        gateway = addresses.ip4(GATEWAY_LOW)
+        if not hostlink.reaches(probe, gateway):
+            factory.drop_host_link()
+            connected, reason = False, f"a firewall of the host drops packets to {gateway}"
+    probe.close()
+    return factory, {
+        "octet": link.octet,
+        "global_id": addresses.global_id.hex(),
+        "connected": connected,
+        "reason": reason,
+        "ipv6": factory.has_ipv6,
+    }
 
 
 def _become_root() -> None:
-    try:
+    # With a single id setgroups is denied for good.
+    with contextlib.suppress(PermissionError):
         os.setgroups([])
-    except PermissionError:
-        pass  # a single id: setgroups is denied for good
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
@@ -98,7 +118,7 @@ def _local_ports() -> tuple[int, int]:
 
 
 def _serve(supervisor: Channel, factory: Factory) -> None:
-    operations = {
+    operations: dict[str, Callable[..., int | None]] = {
         "network": factory.network,
         "port": factory.port,
         "block": factory.block,
@@ -112,9 +132,16 @@ def _serve(supervisor: Channel, factory: Factory) -> None:
         try:
             fd = operation(**body)
         except OSError as error:
-            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            supervisor.send({"id": number, "error": ["StartError", what, {"errno": error.errno}]})
+            supervisor.send({"id": number, "error": _describe(error)})
             continue
         supervisor.send({"id": number, "ok": None}, [] if fd is None else [fd])
         if fd is not None:
             os.close(fd)
+
+
+def _describe(error: Exception) -> list[Any]:
+    """An error as the wire has it (`messages.Fault`)."""
+    if not isinstance(error, OSError):
+        return ["StartError", f"set up the run's network: {error}", {}]
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return ["StartError", what, {"errno": error.errno}]

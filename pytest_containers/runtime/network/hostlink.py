@@ -34,6 +34,7 @@ RUN_END = "host0"
 
 _RTA_DST, _IFA_LOCAL = 1, 2
 _RTMSG_SIZE, _IFADDRMSG_SIZE = 12, 8
+_PROBE_TIMEOUT_S = 0.5
 
 
 class HostLink(NamedTuple):
@@ -82,6 +83,27 @@ def choose_prefix(encoder: Encoder, netns_fd: int, *, connect: bool) -> HostLink
             raise
 
 
+def host_socket() -> socket.socket:
+    """A socket of the namespace that this process is in, for `reaches` from elsewhere."""
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+
+def reaches(host: socket.socket, address: str) -> bool:
+    """Whether the host can connect to `address` of this namespace; a firewall may be against it.
+
+    Args:
+        host: Of `host_socket`, called on the host; used up.
+        address: Of this namespace.
+    """
+    with host, socket.create_server((address, 0), backlog=1) as server:
+        host.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            host.connect(server.getsockname())
+        except OSError:
+            return False
+        return True
+
+
 def _first(candidates: Iterator[int]) -> int:
     # Without a link nothing of the host can clash; the preference is for tidiness.
     return next(candidates, addresses.FIRST_PREFIX)
@@ -102,9 +124,7 @@ def _make_link(host: NetlinkSocket, encoder: Encoder, name: str, netns_fd: int) 
     return index
 
 
-def _claim(
-    host: NetlinkSocket, encoder: Encoder, index: int, candidates: Iterator[int]
-) -> int:
+def _claim(host: NetlinkSocket, encoder: Encoder, index: int, candidates: Iterator[int]) -> int:
     """Take the first prefix that no other run takes at this moment."""
     for octet in candidates:
         run = addresses.RunAddresses(octet, bytes(5))

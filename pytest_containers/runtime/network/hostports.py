@@ -33,15 +33,20 @@ class HostPorts:
         self._loop = loop
         self._facts = facts
         self._connect = connect
+        self._prefix6 = b""
+        if facts.prefix6:
+            prefix6 = facts.prefix6.partition("/")[0]
+            self._prefix6 = socket.inet_pton(socket.AF_INET6, prefix6)[:6]
         self._listeners: dict[int, list[socket.socket]] = {}
         self._allowed: dict[int, Counter[Network]] = {}
 
     def expose(self, port: int, network: Network) -> None:
         """Let containers of `network` reach `port` of the host."""
-        self._allowed.setdefault(port, Counter())[network] += 1
         if port not in self._listeners:
             self._listeners[port] = [self._listen(socket.AF_INET, self._facts.gateway4, port)]
-            self._listeners[port].append(self._listen(socket.AF_INET6, _ANY6, port))
+            if self._facts.prefix6:
+                self._listeners[port].append(self._listen(socket.AF_INET6, _ANY6, port))
+        self._allowed.setdefault(port, Counter())[network] += 1
 
     def withdraw(self, port: int, network: Network) -> None:
         """Take one `expose` back."""
@@ -60,11 +65,15 @@ class HostPorts:
     def _listen(self, family: int, address: str, port: int) -> socket.socket:
         kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         sock = socket.socket(family, kind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, port))
-        sock.listen(128)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
+            sock.listen(128)
+        except BaseException:
+            sock.close()
+            raise
         self._loop.add_reader(sock.fileno(), lambda: self._accept(sock, port))
         return sock
 
@@ -79,17 +88,16 @@ class HostPorts:
             sock.close()
 
     def _may(self, peer: str, port: int) -> bool:
-        """Whether the peer is in a network that was given the port; addresses cannot be forged
-        over a connection."""
-        family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-        packed = socket.inet_pton(family, peer.partition("%")[0])
-        for network in self._allowed.get(port, ()):
-            if len(packed) == 4:
-                if int.from_bytes(packed[2:], "big") // BLOCK_SIZE in network.blocks:
-                    return True
-            elif int.from_bytes(packed[6:8], "big") == network.number:
-                return True
-        return False
+        """Whether the peer is in a network that was given the port.
+
+        An address cannot be forged over a connection: the answer goes to its network's bridge.
+        """
+        if ":" in peer:
+            packed = socket.inet_pton(socket.AF_INET6, peer.partition("%")[0])
+            number, ours = int.from_bytes(packed[6:8], "big"), packed[:6] == self._prefix6
+            return ours and any(network.number == number for network in self._allowed.get(port, ()))
+        block = int.from_bytes(socket.inet_aton(peer)[2:], "big") // BLOCK_SIZE
+        return any(block in network.blocks for network in self._allowed.get(port, ()))
 
 
 def connect_host(loop: Loop, near: socket.socket, port: int) -> None:

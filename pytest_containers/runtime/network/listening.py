@@ -10,8 +10,13 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from pytest_containers.linux.netlink import HEADER, NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST
-from pytest_containers.linux.netlink import NetlinkSocket
+from pytest_containers.linux.netlink import (
+    HEADER,
+    NETLINK_SOCK_DIAG,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NetlinkSocket,
+)
 from pytest_containers.linux.process import CLONE_NEWNET, setns
 from pytest_containers.runtime.loop import Loop
 
@@ -45,7 +50,8 @@ class Waiter:
     def look(self) -> None:
         """Ask once; go on later if a port is missing."""
         assert self._sock is not None
-        missing = [port for port in self._ports if port not in _listening(self._sock, self._ports)]
+        found = _listening(self._sock, self._ports)
+        missing = [port for port in self._ports if port not in found]
         if missing and time.monotonic() < self._deadline:
             self._timer = self._loop.call_later(self._pause_s, self.look)
             self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -103,5 +109,6 @@ def _listening(sock: NetlinkSocket, ports: Sequence[PortKey]) -> set[PortKey]:
                 HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0
             )
             for message in sock.dump(header + body, "list listening sockets"):
-                found.add((int.from_bytes(message[_SOURCE_PORT_AT : _SOURCE_PORT_AT + 2], "big"), protocol))
+                port = message[_SOURCE_PORT_AT : _SOURCE_PORT_AT + 2]
+                found.add((int.from_bytes(port, "big"), protocol))
     return found

@@ -126,10 +126,9 @@ class Encoder:
 
     def silence_ipv6(self, index: int) -> bytes:
         """Keep a link that is still down from ever getting a link-local address."""
-        spec = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE]]}]]}
-        return _encode(
-            self._codecs.link, RTM_SETLINK, _SET, {"index": index}, [["IFLA_AF_SPEC", spec]]
-        )
+        mode = {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE]]}
+        attributes = [["IFLA_AF_SPEC", {"attrs": [["AF_INET6", mode]]}]]
+        return _encode(self._codecs.link, RTM_SETLINK, _SET, {"index": index}, attributes)
 
     def delete_link(self, index: int) -> bytes:
         """Delete a link (of a veth pair: both ends)."""

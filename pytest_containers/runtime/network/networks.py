@@ -6,6 +6,7 @@ taken, the numbers, and what was used and is to be thrown away when there is not
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ class Facts(NamedTuple):
 
     Attributes:
         octet: x of its ``10.x.0.0/16``.
-        prefix, prefix6: Its prefixes.
+        prefix, prefix6: Its prefixes; without IPv6 the latter is empty, as is every other
+            IPv6 address.
         connected: Whether the host reaches containers by their addresses.
         reason: Why not.
         gateway4: The run's own address in every network.
@@ -70,13 +72,19 @@ class Network:
     Attributes:
         number: Of its bridge and its IPv6 prefix.
         gateway4, gateway6: The run's addresses in it.
+        blocks: Of IPv4 addresses.
+        linked: Networks that it reaches and that reach it: parents, their parents, children.
     """
 
-    def __init__(self, number: int, gateway4: str, gateway6: str) -> None:
+    def __init__(
+        self, number: int, gateway4: str, gateway6: str, parents: Sequence[Network] = ()
+    ) -> None:
         self.number = number
         self.gateway4 = gateway4
         self.gateway6 = gateway6
         self.blocks = [number]
+        self.parents = tuple(parents)
+        self.linked: set[Network] = set()
         self.addresses = Pool(block_addresses(number))
         self.ready: deque[Port] = deque()
         self.waiting: deque[Callable[[Port | Fault], None]] = deque()
@@ -91,13 +99,16 @@ class Networks:
     Args:
         loop: Runs it.
         channel: To the helper.
+        lost: Called when the helper has ended: there will be no more networks.
     """
 
-    def __init__(self, loop: Loop, channel: Channel) -> None:
+    def __init__(self, loop: Loop, channel: Channel, lost: Callable[[], None]) -> None:
         self._loop = loop
+        self._on_lost = lost
         self._helper = Peer(loop, channel, self._from_helper, self._lost)
         self._numbers = Pool(range(FIRST_NETWORK, LAST_NETWORK + 1))
         self._addresses: RunAddresses | None = None
+        self._has_ipv6 = False
         self._facts: Facts | Fault | None = None
         self._ready_callbacks: list[Callable[[Facts | Fault], None]] = []
         self._ready: deque[Network] = deque()
@@ -119,11 +130,15 @@ class Networks:
 
     def _from_helper(self, peer: Peer, frame: Frame) -> None:
         body = frame.body
-        prefix6 = bytes.fromhex(body["global_id"])
-        self._addresses = addresses = RunAddresses(body["octet"], prefix6)
+        if body["op"] == "failed":
+            self._tell(Fault(*body["error"]))
+            return
+        self._addresses = addresses = RunAddresses(body["octet"], bytes.fromhex(body["global_id"]))
+        self._has_ipv6 = body["ipv6"]
+        prefix6 = addresses.prefix6 if self._has_ipv6 else ""
         self._tell(
             Facts(
-                body["octet"], addresses.prefix, addresses.prefix6, body["connected"],
+                body["octet"], addresses.prefix, prefix6, body["connected"],
                 body["reason"], addresses.ip4(GATEWAY_LOW),
             )
         )  # fmt: skip
@@ -131,6 +146,7 @@ class Networks:
 
     def _lost(self) -> None:
         self._tell(Fault("StartError", "the run's network helper has failed", {}))
+        self._on_lost()
 
     def _tell(self, facts: Facts | Fault) -> None:
         self._facts = facts
@@ -140,23 +156,19 @@ class Networks:
 
     # -------------------------------------------------------------- networks
 
-    def create(
-        self, parents: Sequence[Network], done: Callable[[Network | Fault], None]
-    ) -> None:
-        """A new network; `done` is called at once when one is ready and there are no parents."""
+    def create(self, parents: Sequence[Network], done: Callable[[Network | Fault], None]) -> None:
+        """A new network; `done` is called at once when one is ready and there are no parents.
+
+        Args:
+            parents: Its containers reach those of these, and of their parents.
+        """
         self._last_use += 1
 
         def made(network: Network | Fault) -> None:
             if isinstance(network, Fault) or not parents:
                 done(network)
-                return
-            self._helper.request(
-                {
-                    "op": "link", "child": network.number, "child_blocks": network.blocks,
-                    "parents": [[parent.number, *parent.blocks] for parent in parents],
-                },
-                lambda answer: done(answer if isinstance(answer, Fault) else network),
-            )  # fmt: skip
+            else:
+                self._link(network, parents, done)
 
         if isinstance(self._facts, Fault):
             done(self._facts)
@@ -166,6 +178,32 @@ class Networks:
         else:
             self._wanted.append(made)
             self._refill()
+
+    def _link(
+        self,
+        network: Network,
+        parents: Sequence[Network],
+        done: Callable[[Network | Fault], None],
+    ) -> None:
+        network.parents = tuple(parents)
+        linked = _ancestors(network)
+        network.linked.update(linked)
+        for parent in linked:
+            parent.linked.add(network)
+        request = {
+            "op": "link",
+            "child": [network.number, *network.blocks],
+            "parents": [[parent.number, *parent.blocks] for parent in linked],
+        }
+
+        def answered(answer: Frame | Fault) -> None:
+            if isinstance(answer, Fault):
+                self.remove(network)
+                done(answer)
+            else:
+                done(network)
+
+        self._helper.request(request, answered)
 
     def _refill(self) -> None:
         if self._addresses is None:
@@ -181,7 +219,7 @@ class Networks:
         except LookupError:
             self._give(Fault("StartError", "make a network: all 1022 of the run are in use", {}))
             return
-        network = Network(number, addresses.ip4(GATEWAY_LOW), addresses.ip6(number, GATEWAY_LOW))
+        network = Network(number, addresses.ip4(GATEWAY_LOW), self._ip6(number, GATEWAY_LOW))
         low = network.addresses.take()
         self._making += 1
 
@@ -189,7 +227,7 @@ class Networks:
             self._making -= 1
             if isinstance(frame, Fault):
                 self._numbers.add([number])
-                if frame.data.get("errno") == 17 and tries:
+                if frame.data.get("errno") == errno.EEXIST and tries:
                     self._make(tries - 1)  # what had the number before is still being taken down
                 else:
                     self._give(frame)
@@ -207,7 +245,11 @@ class Networks:
 
     def remove(self, network: Network) -> None:
         """Take a network away, when there is time."""
+        if network.removed:
+            return
         network.removed = True
+        for other in network.linked:
+            other.linked.discard(network)
         self._dead_ports.extend(network.ready)
         network.ready.clear()
         self._dead_networks.append(network)
@@ -219,6 +261,9 @@ class Networks:
         """A port of a network; `done` is called at once when one is ready."""
         self._last_use += 1
         network.taken += 1
+        if isinstance(self._facts, Fault):
+            done(self._facts)
+            return
         if network.ready:
             done(network.ready.popleft())
         else:
@@ -239,7 +284,7 @@ class Networks:
             network.making -= 1
             if isinstance(frame, Fault):
                 network.addresses.add([low])
-                if frame.data.get("errno") == 17 and tries:
+                if frame.data.get("errno") == errno.EEXIST and tries:
                     self._make_port(network, tries - 1)
                 else:
                     self._give_port(network, frame)
@@ -249,17 +294,7 @@ class Networks:
         self._helper.request({"op": "port", "number": network.number, "low": low}, answered)
 
     def _grow(self, network: Network, tries: int) -> None:
-        """All addresses are taken: a second block."""
-
-        def answered(frame: Frame | Fault) -> None:
-            network.making -= 1
-            if isinstance(frame, Fault):
-                self._give_port(network, frame)
-                return
-            network.blocks.append(block)
-            network.addresses.add(block_addresses(block))
-            self._make_port(network, tries)
-
+        """All addresses are taken: another block."""
         try:
             block = self._numbers.take()
         except LookupError:
@@ -267,12 +302,30 @@ class Networks:
             full = Fault("StartError", "join a network: all addresses of the run are in use", {})
             self._give_port(network, full)
             return
-        self._helper.request({"op": "block", "number": network.number, "block": block}, answered)
+        # Before the answer: a network that is linked meanwhile must know of it.
+        network.blocks.append(block)
+
+        def answered(frame: Frame | Fault) -> None:
+            network.making -= 1
+            if isinstance(frame, Fault):
+                network.blocks.remove(block)
+                self._numbers.add([block])
+                self._give_port(network, frame)
+                return
+            network.addresses.add(block_addresses(block))
+            self._make_port(network, tries)
+
+        linked = [other.number for other in network.linked]
+        request = {"op": "block", "number": network.number, "block": block, "linked": linked}
+        self._helper.request(request, answered)
+
+    def _ip6(self, number: int, low: int) -> str:
+        assert self._addresses is not None
+        return self._addresses.ip6(number, low) if self._has_ipv6 else ""
 
     def _port(self, network: Network, low: int, fd: int) -> Port:
-        addresses = self._addresses
-        assert addresses is not None
-        return Port(fd, low, addresses.ip4(low), addresses.ip6(network.number, low), network)
+        assert self._addresses is not None
+        return Port(fd, low, self._addresses.ip4(low), self._ip6(network.number, low), network)
 
     def _give_port(self, network: Network, port: Port | Fault) -> None:
         if network.waiting:
@@ -291,7 +344,7 @@ class Networks:
     # --------------------------------------------------------------- cleaning
 
     def _clean_later(self) -> None:
-        """Namespaces that die cost those that are made at the same time dearly: wait for a pause."""
+        """Wait for a pause: namespaces that die make it dear to make new ones."""
         if len(self._dead_ports) >= _MANY_DEAD:
             self._clean()
         elif not self._cleaning:
@@ -319,3 +372,15 @@ class Networks:
             {"op": "remove", "networks": [network.number for network in networks]},
             lambda answer: self._numbers.add(blocks),
         )
+
+
+def _ancestors(network: Network) -> list[Network]:
+    """Parents, their parents and so on; those that are still there."""
+    found: list[Network] = []
+    todo = list(network.parents)
+    while todo:
+        one = todo.pop(0)
+        if one not in found and not one.removed:
+            found.append(one)
+            todo.extend(one.parents)
+    return found

@@ -11,14 +11,14 @@ from pytest_containers.linux.files import splice
 from pytest_containers.runtime.loop import Loop
 
 _PIPE_BYTES = 1 << 18
+_ROUNDS = 16
 _FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 
 
 class _Direction:
     """One way: from a socket through a pipe to a socket; its end of file travels along."""
 
-    def __init__(self, relay: Relay, source: socket.socket, target: socket.socket) -> None:
-        self._relay = relay
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self._source = source
         self._target = target
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -39,12 +39,14 @@ class _Direction:
         return self._held > 0
 
     def move(self) -> None:
-        """Move what can be moved without waiting.
+        """Move what can be moved without waiting, up to a bound: others have their turn too.
 
         Raises:
             OSError: A side is gone.
         """
-        while not self.done:
+        for _ in range(_ROUNDS):
+            if self.done:
+                return
             if not self._ended and self._held == 0:
                 try:
                     count = splice(self._source.fileno(), self._writer, self._size, _FLAGS)
@@ -85,9 +87,9 @@ class Relay:
         self._closed: Callable[[], None] | None = closed
         for sock in self._sockets:
             sock.setblocking(False)
-        there = _Direction(self, left, right)
+        there = _Direction(left, right)
         try:
-            back = _Direction(self, right, left)
+            back = _Direction(right, left)
         except BaseException:
             there.close()
             raise

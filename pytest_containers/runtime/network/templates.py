@@ -1,0 +1,156 @@
+"""The messages that are sent for every network and port, encoded once (see `messages`)."""
+
+from __future__ import annotations
+
+from pytest_containers.runtime.network.addresses import (
+    BLOCK_PREFIX_LEN,
+    GATEWAY_LOW,
+    NETWORK6_PREFIX_LEN,
+    RunAddresses,
+    block_start,
+    mac_text,
+)
+from pytest_containers.runtime.network.messages import AF_INET, AF_INET6, Encoder, Template
+
+LOOPBACK, ETH0 = 1, 2
+FIRST_BRIDGE, FIRST_VETH = 1 << 16, 1 << 20
+ALLOW_LINKED = 200
+
+_MARK_INDEX, _MARK_MASTER, _MARK_FD = 0x5A5A0001, 0x5A5A0002, 0x5A5A0003
+_MARK_LOW, _MARK_NETWORK = 0xA5A6, 0xA5A7
+_MARK_NAME = b"p#####"
+_MARK_MAC, _MARK_MAC2 = b"\x02\x70\x63\x5a\x5a\x01", b"\x02\x70\x63\x5a\x5a\x02"
+
+
+def no_mark(number: bytes) -> bytes:
+    """`number` (random) without the byte that the marks of addresses begin with.
+
+    A mark that occurs by chance would be filled in as well.
+    """
+    return number.replace(b"\xa5", b"\x5a")
+
+
+def bridge_name(number: int) -> str:
+    """The name of a network's bridge; as long as every other name of a link of ours."""
+    return f"n{number:05d}"
+
+
+class Templates:
+    """Functions that fill in; each returns one message or several, one after the other."""
+
+    def __init__(self, encoder: Encoder, addresses: RunAddresses) -> None:
+        self._addresses = addresses
+        low4, gateway = addresses.ip4(_MARK_LOW), addresses.ip4(GATEWAY_LOW)
+        low6 = addresses.ip6(_MARK_NETWORK, _MARK_LOW)
+        gateway6 = addresses.ip6(_MARK_NETWORK, GATEWAY_LOW)
+        index, low, network = _u32(_MARK_INDEX), _u16(_MARK_LOW), _u16(_MARK_NETWORK)
+        name = _MARK_NAME.decode()
+        self._bridge = Template(
+            encoder.bridge(name, mac_text(_MARK_MAC), _MARK_INDEX),
+            index=index, name=_MARK_NAME, mac=_MARK_MAC,
+        )  # fmt: skip
+        self._block = Template(
+            encoder.route(low4, BLOCK_PREFIX_LEN, _MARK_INDEX, source=gateway),
+            index=index, low=low,
+        )  # fmt: skip
+        self._gateway6 = Template(
+            encoder.address(gateway6, NETWORK6_PREFIX_LEN, _MARK_INDEX),
+            index=index, network=network,
+        )  # fmt: skip
+        self._veth = Template(
+            encoder.veth(
+                name, mac_text(_MARK_MAC), _MARK_INDEX,
+                ("eth0", mac_text(_MARK_MAC2), ETH0), _MARK_FD, master=_MARK_MASTER,
+            ),
+            index=index, master=_u32(_MARK_MASTER), fd=_u32(_MARK_FD), name=_MARK_NAME,
+            mac=_MARK_MAC, peer_mac=_MARK_MAC2,
+        )  # fmt: skip
+        self._inside4 = Template(
+            encoder.address(low4, BLOCK_PREFIX_LEN, ETH0)
+            + encoder.set_up(LOOPBACK)
+            + encoder.set_up(ETH0)
+            + encoder.route(gateway, 32, ETH0)
+            + encoder.route(low4, 0, ETH0, gateway=gateway),
+            low=low,
+        )
+        self._inside6 = Template(
+            encoder.address(low6, NETWORK6_PREFIX_LEN, ETH0)
+            + encoder.route(low6, 0, ETH0, gateway=gateway6),
+            low=low, network=network,
+        )  # fmt: skip
+        self._rules4 = [
+            Template(
+                encoder.rule(
+                    AF_INET, ALLOW_LINKED, allow=True, iif=name,
+                    destination=(low4, BLOCK_PREFIX_LEN), delete=delete,
+                ),
+                name=_MARK_NAME, low=low,
+            )
+            for delete in (False, True)
+        ]  # fmt: skip
+        prefix6 = (addresses.ip6(_MARK_NETWORK, 0), NETWORK6_PREFIX_LEN)
+        self._rules6 = [
+            Template(
+                encoder.rule(
+                    AF_INET6, ALLOW_LINKED, allow=True, iif=name,
+                    destination=prefix6, delete=delete,
+                ),
+                name=_MARK_NAME, network=network,
+            )
+            for delete in (False, True)
+        ]  # fmt: skip
+
+    def bridge(self, number: int) -> bytes:
+        """A network's bridge."""
+        return self._bridge.fill(
+            index=_u32(FIRST_BRIDGE + number),
+            name=bridge_name(number).encode(),
+            mac=self._addresses.mac(block_start(number), near=True),
+        )
+
+    def block(self, number: int, block: int) -> bytes:
+        """The route to a block of addresses of a network."""
+        return self._block.fill(index=_u32(FIRST_BRIDGE + number), low=_u16(block_start(block)))
+
+    def gateway6(self, number: int) -> bytes:
+        """The run's IPv6 address in a network."""
+        return self._gateway6.fill(index=_u32(FIRST_BRIDGE + number), network=_u16(number))
+
+    def veth(self, number: int, low: int, netns_fd: int) -> bytes:
+        """A link from a network's bridge to ``eth0`` of a namespace, its end there still down."""
+        return self._veth.fill(
+            index=_u32(FIRST_VETH + low),
+            master=_u32(FIRST_BRIDGE + number),
+            fd=_u32(netns_fd),
+            name=f"p{low:05d}".encode(),
+            mac=self._addresses.mac(low, near=True),
+            peer_mac=self._addresses.mac(low),
+        )
+
+    def inside(self, number: int, low: int, *, ipv6: bool) -> tuple[bytes, list[str]]:
+        """What is sent inside of a port's namespace: the messages, and what each does."""
+        message = self._inside4.fill(low=_u16(low))
+        doing = ["address", "loopback", "link up", "route to the gateway", "default route"]
+        if ipv6:
+            message += self._inside6.fill(low=_u16(low), network=_u16(number))
+            doing += ["IPv6 address", "IPv6 default route"]
+        return message, [f"port {low} of network {number}: {what}" for what in doing]
+
+    def rule4(self, iif: int, block: int, *, delete: bool) -> bytes:
+        """Packets from network `iif` may go to a block of addresses."""
+        return self._rules4[delete].fill(
+            name=bridge_name(iif).encode(), low=_u16(block_start(block))
+        )
+
+    def rule6(self, iif: int, network: int, *, delete: bool) -> bytes:
+        """Packets from network `iif` may go to another one's IPv6 addresses."""
+        return self._rules6[delete].fill(name=bridge_name(iif).encode(), network=_u16(network))
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+def _u16(number: int) -> bytes:
+    # Addresses are in network order, whatever the machine's is.
+    return number.to_bytes(2, "big")
