@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class Server:
         self.pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.net_ns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.launcher = Peer(loop, launcher, self._from_launcher, loop.stop)
-        self.networks = Networks(loop, networks)
+        self.networks = Networks(loop, networks, self._helper_lost)
         self.trees = Trees(root, identity, self.launcher)
         self.listening = Listening(loop)
         self.host_ports: HostPorts | None = None
@@ -102,6 +103,11 @@ class Server:
         """A short id, unique in the run."""
         self._count += 1
         return f"{os.urandom(4).hex()}{self._count:04x}"
+
+    def _helper_lost(self) -> None:
+        """Without networks no test can go on: better a clear end than tests that hang."""
+        sys.stderr.write("the network helper has ended\n")
+        self.loop.stop()
 
     # ---------------------------------------------------------------- names
 

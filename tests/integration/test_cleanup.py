@@ -1,0 +1,47 @@
+"""Nothing is left behind, whoever is killed and whenever."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_containers as pc
+from pytest_containers.images.store import Store
+
+CHAOS = Path(__file__).with_name("chaos.py")
+TRIALS = {"engine": 34, "pytest": 33, "xdist": 33}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", TRIALS)
+def test_kill_anything_at_any_time(kind: str, tmp_path: Path, store_home: Path) -> None:
+    seed = os.environ.get("PYTEST_CONTAINERS_TEST_SEED", str(random.randrange(1 << 30)))
+    environment = dict(os.environ)
+    if "pytest_containers.plugin" in sys.argv:
+        environment["CHAOS_LOAD_PLUGIN"] = "1"
+    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+        del environment[name]
+    arguments = [sys.executable, CHAOS, seed, str(TRIALS[kind]), store_home, tmp_path, kind]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == TRIALS[kind], done.stderr
+    for result in results:
+        what = f"seed {seed}: {result}"
+        assert result["alive"] and result["containers"] >= 1, f"nothing to kill: {what}"
+        assert result["left_of_run"] == [], what
+        assert result["left_processes"] == [], what
+        assert not any(result["left"].values()), what
+    assert len({result["victim"] for result in results}) >= 3
+    # The store is whole, and nobody holds a lock in it.
+    with pc.Engine(home=store_home) as engine, engine.run("host:", ["true"]) as container:
+        assert container.wait(10) == 0
+    store = Store(store_home)
+    store.sweep()
+    assert os.listdir(store_home / "tmp") == []
