@@ -158,7 +158,11 @@ def trial(
         kill(pid, signal.SIGKILL)
     lost_run = victim != "worker"
     if victim == "main":
-        gone = wait_for(lambda: not living(), LIMIT_S)
+        # A worker that we have stopped is xdist's to end; what it had in the run is not.
+        halted = set(roles.get("worker", [])) if stopped == "worker" else set()
+        gone = wait_for(lambda: living().keys() <= halted, LIMIT_S)
+        for pid in halted:
+            kill(pid, signal.SIGKILL)
     elif lost_run:
         # The test process lives on and says what happened; of the run nothing is left.
         keep = set(roles["main"] + roles.get("worker", []))

@@ -15,13 +15,17 @@ import pytest_containers as pc
 from pytest_containers.images.store import Store
 
 CHAOS = Path(__file__).with_name("chaos.py")
-TRIALS = {"engine": 34, "pytest": 33, "xdist": 33}
+_ALL = int(os.environ.get("PYTEST_CONTAINERS_TEST_TRIALS", "100"))
+TRIALS = {"engine": _ALL - 2 * (_ALL // 3), "pytest": _ALL // 3, "xdist": _ALL // 3}
+"""How often, in all three kinds together."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", TRIALS)
 def test_kill_anything_at_any_time(kind: str, tmp_path: Path, store_home: Path) -> None:
+    if kind == "xdist":
+        pytest.importorskip("xdist")
     seed = os.environ.get("PYTEST_CONTAINERS_TEST_SEED", str(random.randrange(1 << 30)))
     environment = dict(os.environ)
     if "pytest_containers.plugin" in sys.argv:
@@ -38,7 +42,7 @@ def test_kill_anything_at_any_time(kind: str, tmp_path: Path, store_home: Path) 
         assert result["left_of_run"] == [], what
         assert result["left_processes"] == [], what
         assert not any(result["left"].values()), what
-    assert len({result["victim"] for result in results}) >= 3
+    assert len({result["victim"] for result in results}) >= min(3, len(results))
     # The store is whole, and nobody holds a lock in it.
     with pc.Engine(home=store_home) as engine, engine.run("host:", ["true"]) as container:
         assert container.wait(10) == 0

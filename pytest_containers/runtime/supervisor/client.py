@@ -193,6 +193,10 @@ class Client:
         self.later(number, lambda: container.forget_waiter(done))
         container.when_exited(done)
 
+    def op_list(self, number: int, body: dict[str, Any], frame: Frame) -> None:
+        """Answers the ids of this client's containers."""
+        self.peer.answer(number, list(self.containers))
+
     def op_inspect(self, number: int, body: dict[str, Any], frame: Frame) -> None:
         """``container``; answers its state and exit code."""
         container = self._container(body)

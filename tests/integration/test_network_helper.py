@@ -1,0 +1,575 @@
+"""The network helper with a supervisor's side of its own: namespaces of the real kernel, no run.
+
+A process holds the run's user and network namespace, the helper is forked as the launcher does
+it, and this process drives `Networks`. To look from inside, a child enters a port's namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_containers.linux import process
+from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWUSER
+from pytest_containers.runtime.channel import Channel, ChannelClosed
+from pytest_containers.runtime.launcher import identity as identities
+from pytest_containers.runtime.loop import Loop
+from pytest_containers.runtime.messages import Fault
+from pytest_containers.runtime.network import helper
+from pytest_containers.runtime.network.addresses import block_addresses
+from pytest_containers.runtime.network.networks import Facts, Network, Networks, Port
+
+TIMEOUT_S = 10.0
+
+
+class Lab:
+    """A run's namespaces, a helper, and a loop to drive both."""
+
+    def __init__(
+        self, mode: str, *, connect: bool = True, search_path: Sequence[str] | None = None
+    ) -> None:
+        self.identity = identities.choose(mode)
+        if self.identity.mode != mode:
+            pytest.skip(f"identity {mode} is not possible here: {self.identity.reason}")
+        self.holder, self._release = _hold_namespaces()
+        try:
+            identities.write_maps(self.holder, self.identity)
+            self.userns_fd = os.open(f"/proc/{self.holder}/ns/user", os.O_RDONLY)
+            self.netns_fd = os.open(f"/proc/{self.holder}/ns/net", os.O_RDONLY)
+            path = sys.path if search_path is None else search_path
+            self.helper, self.launcher, channel = _start_helper(path)
+            namespaces = [self.userns_fd, self.netns_fd]
+            self.launcher.send({"op": "start", "connect": connect}, namespaces)
+        except BaseException:
+            os.close(self._release)
+            raise
+        self.loop = Loop()
+        self.networks = Networks(self.loop, channel)
+
+    def close(self) -> None:
+        """End helper and namespaces."""
+        self.networks._helper.close()
+        self.launcher.close()
+        os.close(self._release)
+        for pid in (self.helper, self.holder):
+            os.waitpid(pid, 0)
+        os.close(self.userns_fd)
+        os.close(self.netns_fd)
+
+    def await_result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
+        """Run the loop until `start`'s callback was called; what it was called with."""
+        results: list[Any] = []
+
+        def done(result: Any) -> None:
+            results.append(result)
+            self.loop.stop()
+
+        start(done)
+        if not results:
+            timer = self.loop.call_later(TIMEOUT_S, self.loop.stop)
+            self.run()
+            self.loop.cancel(timer)
+        assert results, "nothing was answered in time"
+        return results[0]
+
+    def run(self, duration_s: float | None = None) -> None:
+        """Run the loop until it is stopped, or for some time."""
+        self.loop._stopped = False
+        if duration_s is not None:
+            self.loop.call_later(duration_s, self.loop.stop)
+        self.loop.run()
+
+    def result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
+        """As `await_result`; a fault is a failure of the test."""
+        result = self.await_result(start)
+        assert not isinstance(result, Fault), result
+        return result
+
+    def facts(self) -> Facts:
+        facts: Facts = self.result(self.networks.when_ready)
+        return facts
+
+    def network(self, *parents: Network) -> Network:
+        network: Network = self.result(lambda done: self.networks.create(parents, done))
+        return network
+
+    def port(self, network: Network) -> Port:
+        port: Port = self.result(lambda done: self.networks.take_port(network, done))
+        return port
+
+    def inside(self, netns_fd: int, function: Callable[[], Any]) -> Any:
+        """The result of a function that a child calls in a namespace, as root there."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                process.setns(self.userns_fd, CLONE_NEWUSER)
+                helper._become_root()
+                process.setns(netns_fd, CLONE_NEWNET)
+                os.write(writer, json.dumps(function()).encode())
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - a child's last words
+                traceback.print_exc()
+                os._exit(1)
+        os.close(writer)
+        with open(reader, "rb") as file:
+            text = file.read()
+        assert os.waitpid(pid, 0)[1] == 0
+        return json.loads(text)
+
+    def server(self, port: Port, number: int = 8000) -> socket.socket:
+        """A listening socket, of IPv4 and IPv6, in a port's namespace."""
+        left, right = socket.socketpair()
+
+        def listen() -> None:
+            sock = socket.create_server(("::", number), family=socket.AF_INET6, dualstack_ipv6=True)
+            socket.send_fds(right, [b"x"], [sock.fileno()])
+
+        with left, right:
+            self.inside(port.netns_fd, listen)
+            _, fds, _, _ = socket.recv_fds(left, 1, 1)
+            return socket.socket(fileno=fds[0])
+
+    def can(self, port: Port, ip: str, number: int = 8000) -> bool:
+        """Whether one may connect from a port's namespace."""
+
+        def connect() -> bool:
+            try:
+                socket.create_connection((ip, number), 0.5).close()
+            except OSError as error:
+                # A refusal would be an answer, and so a leak.
+                assert error.errno != errno.ECONNREFUSED
+                return False
+            return True
+
+        reached: bool = self.inside(port.netns_fd, connect)
+        return reached
+
+
+def _hold_namespaces() -> tuple[int, int]:
+    """A process with new namespaces that lives until the returned descriptor is closed."""
+    reader, release = os.pipe()
+    pid, pidfd = process.clone(CLONE_NEWUSER | CLONE_NEWNET)
+    if pid == 0:
+        os.close(release)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    os.close(pidfd)
+    return pid, release
+
+
+def _start_helper(search_path: Sequence[str]) -> tuple[int, Channel, Channel]:
+    to_helper, from_launcher = Channel.pair()
+    supervisor, from_supervisor = Channel.pair()
+    pid = os.fork()
+    if pid == 0:
+        to_helper.close()
+        supervisor.close()
+        status = 0
+        try:
+            # What this process has imported would hide what the helper has to find by itself.
+            for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
+                del sys.modules[name]
+            process.die_with_parent(os.getppid())
+            helper.main(from_launcher, from_supervisor, list(search_path))
+        except ChannelClosed:
+            pass
+        except BaseException:  # noqa: BLE001 - a child's last words
+            traceback.print_exc()
+            status = 1
+        os._exit(status)
+    from_launcher.close()
+    from_supervisor.close()
+    return pid, to_helper, supervisor
+
+
+MODES = ("root", "range", "single")
+
+
+@pytest.fixture(params=MODES)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab in each identity that this user can have."""
+    lab = Lab(request.param)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def any_lab() -> Iterator[Lab]:
+    """A lab in the best identity, for what does not depend on it."""
+    lab = Lab(identities.choose().mode)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+def host_links() -> set[str]:
+    return {name for name in os.listdir("/sys/class/net") if name.startswith("pc")}
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+# --------------------------------------------------------------------- the run
+
+
+def test_a_run_has_prefixes_of_its_own(lab: Lab) -> None:
+    facts = lab.facts()
+    assert facts.prefix == f"10.{facts.octet}.0.0/16"
+    assert facts.prefix6.startswith("fd")
+    assert facts.gateway4 == f"10.{facts.octet}.0.1"
+
+
+def test_root_has_a_link_to_the_run_that_dies_with_it() -> None:
+    before = host_links()
+    lab = Lab(identities.choose().mode)
+    try:
+        facts = lab.facts()
+        if os.geteuid() != 0:
+            assert not facts.connected
+            assert facts.reason
+            return
+        assert (facts.connected, facts.reason) == (True, "")
+        assert len(host_links() - before) == 1
+    finally:
+        lab.close()
+    assert eventually(lambda: host_links() <= before)
+
+
+def test_nobody_asked_for_a_link() -> None:
+    before = host_links()
+    lab = Lab(identities.choose().mode, connect=False)
+    try:
+        assert not lab.facts().connected
+        assert host_links() <= before
+    finally:
+        lab.close()
+
+
+@pytest.mark.needs("root")
+def test_a_firewall_is_noticed(any_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host_links()
+    monkeypatch.setattr(helper.hostlink, "reaches", lambda probe, address: False)
+    lab = Lab(any_lab.identity.mode)
+    try:
+        facts = lab.facts()
+        assert not facts.connected
+        assert facts.reason == f"a firewall of the host drops packets to {facts.gateway4}"
+        assert host_links() <= before | host_links()
+        port = lab.port(lab.network())
+        with lab.server(port):
+            assert lab.can(port, port.ip)
+    finally:
+        lab.close()
+
+
+def test_without_pyroute2_there_is_a_reason(tmp_path: Path) -> None:
+    lab = Lab(identities.choose().mode, search_path=[str(tmp_path)])
+    try:
+        fault = lab.await_result(lab.networks.when_ready)
+        assert isinstance(fault, Fault)
+        assert "no directory of the search path holds pyroute2" in fault.message
+        assert lab.await_result(lambda done: lab.networks.create((), done)) == fault
+    finally:
+        lab.close()
+
+
+def test_what_is_asked_of_a_dead_helper_is_answered(any_lab: Lab) -> None:
+    lab = any_lab
+    network = lab.network()
+    os.kill(lab.helper, 9)
+    answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(8)]
+    assert isinstance(answers[-1], Fault)
+    for _ in range(3):
+        answer = lab.await_result(lambda done: lab.networks.take_port(network, done))
+    assert isinstance(answer, Fault)
+
+
+# ----------------------------------------------------------------- reachability
+
+
+def test_containers_of_a_network_reach_each_other(lab: Lab) -> None:
+    network = lab.network()
+    one, two = lab.port(network), lab.port(network)
+    with lab.server(one):
+        assert lab.can(two, one.ip)
+        assert lab.can(two, one.ip6)
+
+
+def test_other_networks_are_out_of_reach(lab: Lab) -> None:
+    one, two = lab.port(lab.network()), lab.port(lab.network())
+    with lab.server(one):
+        assert lab.can(one, one.ip)
+        assert not lab.can(two, one.ip)
+        assert not lab.can(two, one.ip6)
+
+
+def test_parents_and_their_parents_are_reached(lab: Lab) -> None:
+    wide = lab.network()
+    middle = lab.network(wide)
+    narrow, other = lab.network(middle), lab.network(middle)
+    ports = {name: lab.port(network) for name, network in locals().items() if name != "lab"}
+    with lab.server(ports["wide"]), lab.server(ports["middle"]), lab.server(ports["other"]):
+        for target in ("wide", "middle"):
+            assert lab.can(ports["narrow"], ports[target].ip), target
+            assert lab.can(ports["narrow"], ports[target].ip6), target
+        assert not lab.can(ports["narrow"], ports["other"].ip)
+        assert not lab.can(ports["narrow"], ports["other"].ip6)
+
+
+@pytest.mark.parametrize("first", ["child", "parent"])
+def test_no_rule_outlives_a_network(any_lab: Lab, first: str) -> None:
+    """Its number is given to another network, which must not inherit what it might reach."""
+    lab = any_lab
+    before = lab.inside(lab.netns_fd, _rules)
+    parent = lab.network()
+    child = lab.network(parent)
+    assert lab.inside(lab.netns_fd, _rules) > before
+    lab.networks.remove(child if first == "child" else parent)
+    lab.run(0.2)
+    assert lab.inside(lab.netns_fd, _rules) == before
+
+
+def _rules() -> int:
+    from pytest_containers.linux.netlink import HEADER, NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket
+
+    count = 0
+    with NetlinkSocket() as sock:
+        for family in (2, 10):
+            body = bytes([family]) + bytes(11)
+            header = HEADER.pack(HEADER.size + len(body), 34, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
+            count += sum(1 for _ in sock.dump(header + body, "list rules"))
+    return count
+
+
+def test_a_network_grows_past_its_block(any_lab: Lab) -> None:
+    lab = any_lab
+    parent = lab.network()
+    child = lab.network(parent)
+    inside = lab.port(child)
+    ports = [lab.port(parent) for _ in range(len(block_addresses(1)) + 3)]
+    late_child = lab.network(parent)
+    late = lab.port(late_child)
+    stranger = lab.port(lab.network())
+    assert len({port.ip for port in ports}) == len(ports)
+    assert len(parent.blocks) == 2
+    last = ports[-1]
+    with lab.server(last), lab.server(ports[0]):
+        assert lab.can(ports[0], last.ip)
+        assert lab.can(last, ports[0].ip)
+        assert lab.can(ports[0], last.ip6)
+        assert lab.can(inside, last.ip)
+        assert lab.can(late, last.ip)
+        assert not lab.can(stranger, last.ip)
+
+
+def test_there_is_no_way_out(lab: Lab) -> None:
+    port = lab.port(lab.network())
+
+    def attempt() -> list[int | None]:
+        codes = []
+        for ip in ("192.0.2.1", "8.8.8.8", "2001:db8::1"):
+            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+            with socket.socket(family) as sock:
+                sock.settimeout(1)
+                codes.append(sock.connect_ex((ip, 80)))
+        return codes
+
+    assert lab.inside(port.netns_fd, attempt) == [errno.ENETUNREACH] * 3
+
+
+@pytest.mark.needs("root")
+def test_the_host_reaches_containers_and_not_the_other_way(lab: Lab) -> None:
+    if not lab.facts().connected:
+        pytest.skip("no link to the host")
+    port = lab.port(lab.network())
+    with lab.server(port) as server:
+        with socket.create_connection((port.ip, 8000), 5) as client:
+            peer, (address, *_) = server.accept()
+            peer.close()
+            assert address == f"::ffff:10.{lab.facts().octet}.255.254"
+            assert client.recv(1) == b""
+    host = f"10.{lab.facts().octet}.255.254"
+    with socket.create_server(("0.0.0.0", 18089)):
+        assert not lab.can(port, host, 18089)
+
+
+def test_two_runs_at_once_never_clash() -> None:
+    labs = [Lab(identities.choose().mode) for _ in range(3)]
+    try:
+        ports = [lab.port(lab.network()) for lab in labs]
+        if labs[0].facts().connected:
+            assert len({lab.facts().octet for lab in labs}) == len(labs)
+        for lab, port in zip(labs, ports, strict=True):
+            with lab.server(port):
+                assert lab.can(port, port.ip)
+    finally:
+        for lab in labs:
+            lab.close()
+
+
+# ------------------------------------------------------------- inside a namespace
+
+
+def test_a_namespace_is_ready_to_use(lab: Lab) -> None:
+    network = lab.network()
+    port = lab.port(network)
+
+    def look() -> dict[str, Any]:
+        def sysctl(name: str) -> list[str]:
+            return Path("/proc/sys/net", name).read_text().split()
+
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind((port.ip6, 80))  # no duplicate detection is under way
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 1))
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+        return {
+            "links": sorted(name for _, name in socket.if_nameindex()),
+            "ping": sysctl("ipv4/ping_group_range"),
+            "low": sysctl("ipv4/ip_unprivileged_port_start"),
+            "ra": sysctl("ipv6/conf/eth0/accept_ra"),
+            "dad": sysctl("ipv6/conf/eth0/accept_dad"),
+        }
+
+    last_group = "0" if lab.identity.mode == "single" else "65535"
+    assert lab.inside(port.netns_fd, look) == {
+        "links": ["eth0", "lo"],
+        "ping": ["0", last_group],
+        "low": ["0"],
+        "ra": ["0"],
+        "dad": ["0"],
+    }
+
+
+def test_containers_can_ping_their_gateway(lab: Lab) -> None:
+    network = lab.network()
+    port = lab.port(network)
+
+    def ping() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
+            sock.settimeout(2)
+            sock.sendto(b"\x08\x00\x00\x00\x00\x00\x00\x01", (network.gateway4, 0))
+            return sock.recv(100)[0] == 0
+
+    assert lab.inside(port.netns_fd, ping)
+
+
+def test_forged_senders_are_dropped(any_lab: Lab) -> None:
+    """An address of another network as sender, which a container with NET_ADMIN can give itself."""
+    lab = any_lab
+    wide = lab.network()
+    liar, target = lab.port(lab.network(wide)), lab.port(wide)
+    left, right = socket.socketpair()
+
+    def receive() -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("", 5000))
+        socket.send_fds(right, [b"x"], [sock.fileno()])
+
+    with left, right:
+        lab.inside(target.netns_fd, receive)
+        receiver = socket.socket(fileno=socket.recv_fds(left, 1, 1)[1][0])
+
+    def lie(forged: bool) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT: any address may be bound
+            if forged:
+                sock.bind((f"10.{lab.facts().octet}.200.7", 0))
+            sock.sendto(b"forged" if forged else b"honest", (target.ip, 5000))
+
+    with receiver:
+        receiver.settimeout(5)
+        lab.inside(liar.netns_fd, lambda: lie(True))
+        lab.inside(liar.netns_fd, lambda: lie(False))
+        assert receiver.recv(100) == b"honest"
+
+
+# ------------------------------------------------------------------------ pools
+
+
+def test_a_ready_port_is_given_at_once(any_lab: Lab) -> None:
+    lab = any_lab
+    lab.facts()
+    lab.run(0.3)
+    network = lab.network()
+    given: list[Port | Fault] = []
+    lab.networks.take_port(network, given.append)
+    assert len(given) == 1
+    assert isinstance(given[0], Port)
+
+
+def test_no_namespace_is_used_twice(any_lab: Lab) -> None:
+    lab = any_lab
+    network = lab.network()
+    seen = set()
+    for _ in range(10):
+        port = lab.port(network)
+        seen.add(os.fstat(port.netns_fd).st_ino)
+        lab.networks.release_port(port)
+    assert len(seen) == 10
+
+
+def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
+    lab = any_lab
+    lab.facts()
+    lab.run(0.2)
+    links = lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex()))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        network = lab.network()
+        ports = [lab.port(network) for _ in range(3)]
+        for port in ports:
+            lab.networks.release_port(port)
+        lab.networks.remove(network)
+    lab.run(0.5)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    # Namespaces die in the kernel's own time.
+    assert eventually(
+        lambda: lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex())) == links
+    )
+
+
+def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) -> None:
+    """Numbers and addresses are used again, also while what had them before is still dying."""
+    lab = any_lab
+    lab.facts()
+    lab.networks._numbers._free = type(lab.networks._numbers._free)(range(1, 9))
+    lab.run(0.2)
+    for _ in range(30):
+        network = lab.network()
+        port = lab.port(network)
+        with lab.server(port):
+            assert lab.can(port, port.ip)
+        lab.networks.release_port(port)
+        lab.networks.remove(network)
+        lab.run(0.06)
+
+
+def test_all_numbers_are_taken(any_lab: Lab) -> None:
+    lab = any_lab
+    lab.facts()
+    lab.networks._numbers._free.clear()
+    answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(5)]
+    assert isinstance(answers[-1], Fault)
+    assert "all 1022 of the run are in use" in answers[-1].message
