@@ -32,6 +32,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "id range": (_has_id_range, "subordinate ids: `pytest-containers setup` tells how"),
     "root": (_has_root, "root"),
     "postgresql": (lambda: bool(list(Path("/usr/lib/postgresql").glob("*/bin"))), "postgresql"),
+    "aarch64": (
+        lambda: all(map(shutil.which, ("aarch64-linux-gnu-gcc", "qemu-aarch64"))),
+        "gcc-aarch64-linux-gnu and qemu-user",
+    ),
     "skopeo": (lambda: shutil.which("skopeo") is not None, "skopeo"),
     "umoci": (lambda: shutil.which("umoci") is not None, "umoci"),
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap"),

@@ -54,7 +54,7 @@ class Lab:
             os.close(self._release)
             raise
         self.loop = Loop()
-        self.networks = Networks(self.loop, channel)
+        self.networks = Networks(self.loop, channel, lambda: None)
 
     def close(self) -> None:
         """End helper and namespaces."""

@@ -54,7 +54,7 @@ class Factory:
     Args:
         encoder: For the messages.
         addresses: Of the run.
-        run: A netlink socket in the run's namespace.
+        run: A netlink socket in the run's namespace, which the factory owns.
         netns_fd: The run's namespace, to come back to.
     """
 
@@ -74,6 +74,12 @@ class Factory:
             ("ipv6/conf/default/accept_dad", "0"),
             ("ipv6/conf/default/accept_ra", "0"),
         )
+
+    def __enter__(self) -> Factory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._run.close()
 
     # ----------------------------------------------------------------- the run
 

@@ -62,8 +62,9 @@ def main(launcher: Channel, supervisor: Channel, search_path: Sequence[str]) -> 
     except (ImportError, OSError) as error:
         supervisor.send({"op": "failed", "id": 0, "error": _describe(error)})
         return
-    supervisor.send({"op": "ready", "id": 0, **facts})
-    _serve(supervisor, factory)
+    with factory:
+        supervisor.send({"op": "ready", "id": 0, **facts})
+        _serve(supervisor, factory)
 
 
 def _set_up(

@@ -145,7 +145,12 @@ class Networks:
         self._refill()
 
     def _lost(self) -> None:
-        self._tell(Fault("StartError", "the run's network helper has failed", {}))
+        if not isinstance(self._facts, Fault):
+            self._tell(Fault("RunLostError", "the run's network helper has ended", {}))
+        assert isinstance(self._facts, Fault)
+        wanted, self._wanted = self._wanted, deque()
+        for done in wanted:
+            done(self._facts)
         self._on_lost()
 
     def _tell(self, facts: Facts | Fault) -> None:
