@@ -66,7 +66,8 @@ START = """
 echo 'host all all all trust' > /tmp/pg_hba.conf
 exec /usr/lib/postgresql/*/bin/postgres \
     -c config_file="$(echo /etc/postgresql/*/main/postgresql.conf)" -c hba_file=/tmp/pg_hba.conf \
-    -c listen_addresses='*' -c unix_socket_directories=/tmp -c ssl=off -c fsync=off -c full_page_writes=off
+    -c listen_addresses='*' -c unix_socket_directories=/tmp -c ssl=off \
+    -c fsync=off -c full_page_writes=off
 """
 
 

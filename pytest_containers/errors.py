@@ -37,9 +37,7 @@ class ContainersError(Exception):
         return self.message
 
 
-def _rebuild(
-    cls: type[ContainersError], message: str, data: dict[str, Any]
-) -> ContainersError:
+def _rebuild(cls: type[ContainersError], message: str, data: dict[str, Any]) -> ContainersError:
     return cls(message, **data)
 
 

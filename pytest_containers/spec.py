@@ -54,7 +54,8 @@ class Port:
                 f"port {value!r} is not understood; write 8000, '8000/udp' or '18000:8000'"
             )
         host, number, protocol = match.groups()
-        return cls(int(number), protocol or "tcp", int(host) if host else None)
+        kind: Protocol = "udp" if protocol == "udp" else "tcp"
+        return cls(int(number), kind, int(host) if host else None)
 
     def __str__(self) -> str:
         return f"{self.number}/{self.protocol}"
@@ -155,11 +156,11 @@ class ContainerSpec:
             if any((port.number, port.protocol) == (p.number, p.protocol) for p in ports[:index]):
                 raise SpecError(f"port {port} is listed twice")
         for name, value in self.env.items():
-            if not isinstance(name, str) or not _ENV_NAME.match(name):
+            if not _is_text(name) or not _ENV_NAME.match(name):
                 raise SpecError(
                     f"environment name {name!r} is not usable; it must be text without '=' or NUL"
                 )
-            if not isinstance(value, str) or "\0" in value:
+            if not _is_text(value) or "\0" in value:
                 raise SpecError(f"environment variable {name}: the value must be text without NUL")
         for alias in (*self.aliases, *filter(None, [self.hostname])):
             if not _NAME.match(alias):
@@ -169,3 +170,8 @@ class ContainerSpec:
     def parsed_ports(self) -> tuple[Port, ...]:
         """`ports` as `Port` objects."""
         return tuple(Port.parse(port) for port in self.ports)
+
+
+def _is_text(value: object) -> bool:
+    # Callers without a type checker pass numbers.
+    return isinstance(value, str)

@@ -127,9 +127,7 @@ class _Log:
         return f"log({self._wanted!r})"
 
 
-def log(
-    text_or_regex: str | re.Pattern[str], times: int = 1, *, stream: str | None = None
-) -> Wait:
+def log(text_or_regex: str | re.Pattern[str], times: int = 1, *, stream: str | None = None) -> Wait:
     """The container wrote a line with a text, or one that a compiled regular expression finds.
 
     Args:
@@ -250,7 +248,9 @@ class _Exec(_Asking):
     def ask(self, container: Container, deadline: Deadline) -> str | None:
         try:
             result = container.exec(
-                self._command, user=self._user, timeout_s=deadline.left_s  # type: ignore[arg-type]  # text is split
+                self._command,
+                user=self._user,
+                timeout_s=deadline.left_s,
             )
         except WaitTimeoutError as error:
             return str(error)
@@ -280,7 +280,9 @@ class _Health(_Asking):
     def ask(self, container: Container, deadline: Deadline) -> str | None:
         test = self._test
         if test is None:
-            check = getattr(getattr(getattr(container, "image", None), "config", None), "healthcheck", None)
+            check = getattr(
+                getattr(getattr(container, "image", None), "config", None), "healthcheck", None
+            )
             if check is None or check.test[:1] in ((), ("NONE",)):
                 raise SpecError("wait.health(): the image has no HEALTHCHECK; use another wait")
             test = check.test

@@ -58,7 +58,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if probe():
                 continue
             if NO_SKIPS and _EXPECTED.get(name, lambda: True)():
-                pytest.fail(f"capability {name!r} is missing although this run must have it: {what}")
+                pytest.fail(
+                    f"capability {name!r} is missing although this run must have it: {what}"
+                )
             pytest.skip(f"needs {what}")
 
 

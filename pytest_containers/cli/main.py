@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`… | head`): say nothing, also not at exit.
-        sys.stdout = None  # type: ignore[assignment]  # what io does for a closed stream
+        sys.stdout = None
         return FAILED
     return code
 

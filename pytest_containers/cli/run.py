@@ -21,9 +21,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
     parser.add_argument("-p", "--port", action="append", default=[], metavar="[HOST:]PORT[/udp]")
-    parser.add_argument(
-        "-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]"
-    )
+    parser.add_argument("-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]")
     parser.add_argument("-w", "--workdir", metavar="PATH")
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="replaces the image's ('' removes)")

@@ -1,1 +1,1 @@
-"""Engines: what makes containers. Imports nothing, so that a plugin that is not used costs nothing."""
+"""Engines: what makes containers. Imports nothing: a plugin that is not used costs nothing."""

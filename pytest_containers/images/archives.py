@@ -35,7 +35,9 @@ class Files:
         try:
             if not path.is_dir():
                 # Without a look into the compressed ones: a part of a file is handed on.
-                self._tar = tarfile.open(path, "r:")
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._opened.append(self._fd)
+                self._tar = tarfile.open(fileobj=os.fdopen(os.dup(self._fd), "rb"), mode="r:")  # noqa: SIM115 - closed in `close`
                 self._members = {_plain(one.name): one for one in self._tar.getmembers()}
         except FileNotFoundError:
             raise ImageNotFoundError(f"image {path} does not exist", path=str(path)) from None
@@ -67,8 +69,7 @@ class Files:
             member = self._members.get(_plain(target))
         if member is None or not member.isreg():
             raise ImageError(f"image {self._path}: {name} is missing; the archive is incomplete")
-        assert self._tar.fileobj is not None
-        return Part(self._tar.fileobj.fileno(), member.offset_data, member.size)
+        return Part(self._fd, member.offset_data, member.size)
 
     def _open(self, name: str) -> Part:
         if ".." in name.split("/"):
@@ -100,6 +101,8 @@ class Files:
             os.close(self._opened.pop())
         if self._tar is not None:
             self._tar.close()
+            if self._tar.fileobj is not None:
+                self._tar.fileobj.close()
 
     def __enter__(self) -> Files:
         return self
@@ -150,8 +153,8 @@ def _find_oci(files: Files, source: ArchiveSource) -> Found:
             raise ImageNotFoundError(f"{what}: no image of that name; there are {offered}")
         found = named
     elif len(found) > 1 and len({one.platform for one in found}) == 1:
-        names = ", ".join(name for one in found for name in one.names)
-        raise ImageError(f"{what} holds several images, {names}; name one: {what}:NAME")
+        listed = ", ".join(name for one in found for name in one.names)
+        raise ImageError(f"{what} holds several images, {listed}; name one: {what}:NAME")
     chosen = manifests.choose(found, what)
     names = chosen.names
     for _ in range(4):  # an index of indexes is allowed, endless ones are not
@@ -183,7 +186,9 @@ def _blob_name(digest: str) -> str:
 def _blob(files: Files, what: Descriptor, name: str) -> bytes:
     data = files.read(_blob_name(what.digest))
     if len(data) != what.size_bytes:
-        raise ImageError(f"{name}: {what.digest} has {len(data)} bytes instead of {what.size_bytes}")
+        raise ImageError(
+            f"{name}: {what.digest} has {len(data)} bytes instead of {what.size_bytes}"
+        )
     verify(data, what.digest)
     return data
 
@@ -210,8 +215,8 @@ def _choose_docker(entries: Any, source: ArchiveSource) -> dict[str, Any]:
     wanted = source.name
     if wanted is None:
         if len(entries) != 1:
-            names = ", ".join(name for one in entries for name in one.get("RepoTags") or ())
-            raise ImageError(f"{source} holds several images, {names}; name one: {source}:NAME")
+            listed = ", ".join(name for one in entries for name in one.get("RepoTags") or ())
+            raise ImageError(f"{source} holds several images, {listed}; name one: {source}:NAME")
         found: dict[str, Any] = entries[0]
         return found
     names = {wanted, f"{wanted}:latest"}
@@ -250,9 +255,10 @@ def rootfs_part(path: Path) -> Iterator[Part]:
 
 def _pack(path: Path, writer: int, failures: list[BaseException]) -> None:
     try:
-        with open(writer, "wb") as file, tarfile.open(
-            fileobj=file, mode="w|", format=tarfile.PAX_FORMAT
-        ) as tar:
+        with (
+            open(writer, "wb") as file,
+            tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        ):
             tar.add(path, arcname=".")
     except (OSError, tarfile.TarError) as error:
         failures.append(error)

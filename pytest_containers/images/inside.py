@@ -17,9 +17,7 @@ class Inside(Protocol):
     def id_map_class(self) -> str:
         """A name for the map of ids (``[A-Za-z0-9._-]+``): equal names, equal owners on disk."""
 
-    def call(
-        self, function: str, args: Mapping[str, Any], fds: Sequence[int]
-    ) -> dict[str, Any]:
+    def call(self, function: str, args: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         """Run ``"module:name"`` with ``(args, fds)`` and return its JSON object.
 
         It runs as root of the user namespace, in the host's mount namespace, in an interpreter

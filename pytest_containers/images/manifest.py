@@ -63,7 +63,9 @@ def descriptor(raw: Any, what: str) -> Descriptor:
         raise ImageError(f"{what}: a descriptor lacks a size")
     where = raw.get("platform") or {}
     annotations = raw.get("annotations") or {}
-    names = [annotations[key] for key in (REF_NAME, "io.containerd.image.name") if key in annotations]
+    names = [
+        annotations[key] for key in (REF_NAME, "io.containerd.image.name") if key in annotations
+    ]
     return Descriptor(
         str(raw.get("mediaType", "")), check_digest(raw.get("digest")), raw["size"],
         (str(where.get("os", "")), str(where.get("architecture", ""))), tuple(names),
@@ -110,7 +112,7 @@ def parse_config(config: Mapping[str, Any], what: str) -> ImageConfig:
         ImageError: It is for another machine, or malformed.
     """
     made_for = str(config.get("architecture") or "")
-    if made_for and made_for != architecture() or config.get("os") not in (None, "", "linux"):
+    if (made_for and made_for != architecture()) or config.get("os") not in (None, "", "linux"):
         raise ImageError(
             f"{what} is for {config.get('os') or 'linux'}/{made_for}; this machine is "
             f"linux/{architecture()}. Use an image for it",

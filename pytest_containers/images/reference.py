@@ -152,9 +152,7 @@ def parse_reference(text: str) -> Reference:
         path = f"library/{path}"
     if len(registry) + 1 + len(path) > _MAX_NAME:
         raise _bad(text, f"its name is longer than {_MAX_NAME} characters")
-    return Reference(
-        registry, path, tag or (None if digest else DEFAULT_TAG), digest or None
-    )
+    return Reference(registry, path, tag or (None if digest else DEFAULT_TAG), digest or None)
 
 
 def _bad(text: str, why: str) -> ImageError:

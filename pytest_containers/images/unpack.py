@@ -12,6 +12,7 @@ import bz2
 import errno
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import shutil
@@ -64,7 +65,9 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     try:
         stream = _Hashing(_decompressed(raw, name))
         unpacker = _Unpacker(root, single=args["single"], name=name)
-        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+        with tarfile.open(
+            fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape"
+        ) as tar:
             for member in tar:
                 unpacker.apply(tar, member)
         unpacker.finish()
@@ -76,7 +79,7 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         if error.errno is not None and not isinstance(error, BlockingIOError):
             raise ImageError(f"{name}: {error.filename or 'unpack'}: {error.strerror}") from None
         raise ImageError(f"{name}: the archive is broken or truncated: {error}") from None
-    except Exception as error:  # noqa: BLE001 - zlib.error, LZMAError: no common base
+    except Exception as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name}: the archive is broken or truncated: {error}") from None
@@ -163,10 +166,11 @@ class _Part:
         return False
 
 
-class _Hashing:
+class _Hashing(io.RawIOBase):
     """A stream that hashes what is read from it."""
 
     def __init__(self, source: Any) -> None:
+        super().__init__()
         self._source = source
         self._hash = hashlib.sha256()
 
@@ -255,7 +259,9 @@ class _Unpacker:
             raise ImageError(f"{self._name}: a member's name is too long or contains NUL")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise ImageError(f"{self._name}: member {name!r} leads out of the archive; it is hostile")
+            raise ImageError(
+                f"{self._name}: member {name!r} leads out of the archive; it is hostile"
+            )
         return "/".join(parts)
 
     def _open_parent(self, folder: str) -> int:
@@ -310,9 +316,7 @@ class _Unpacker:
         with suppress(FileExistsError):
             os.mknod(leaf, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
 
-    def _make(
-        self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, leaf: str
-    ) -> None:
+    def _make(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, leaf: str) -> None:
         mode = stat.S_IMODE(member.mode)
         if member.isreg():
             self._file(tar, member, parent, leaf, mode)
@@ -392,7 +396,9 @@ class _Unpacker:
         if not self._single:
             self._owning(
                 member,
-                lambda: os.chown(leaf, member.uid, member.gid, dir_fd=parent, follow_symlinks=False),
+                lambda: os.chown(
+                    leaf, member.uid, member.gid, dir_fd=parent, follow_symlinks=False
+                ),
             )
 
     def _owning(self, member: tarfile.TarInfo, chown: Any) -> None:

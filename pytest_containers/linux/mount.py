@@ -1,4 +1,4 @@
-"""Mounts: the descriptor-based API (fsopen(2), fsmount(2), open_tree(2), move_mount(2)) and the old one."""
+"""Mounts: the API of descriptors (fsopen(2), fsmount(2), open_tree(2), move_mount(2)); mount(2)."""
 
 from __future__ import annotations
 
@@ -157,9 +157,7 @@ def set_attributes(
     """mount_setattr(2) on the mount that `fd` refers to."""
     attr = _MountAttr(add, clear, 0, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    syscall(
-        NR["mount_setattr"], fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)
-    )
+    syscall(NR["mount_setattr"], fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
 
 
 def idmap(fd: int, userns_fd: int) -> None:

@@ -95,9 +95,7 @@ class Program:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def add(
-        self, label: Label, nr: int, *args: Arg, ignore: bool | tuple[int, ...] = False
-    ) -> int:
+    def add(self, label: Label, nr: int, *args: Arg, ignore: bool | tuple[int, ...] = False) -> int:
         """Append one system call.
 
         Args:
@@ -160,7 +158,7 @@ class Program:
         copy.labels = self.labels.copy()
         copy._code = self._code.copy()
         copy._keep = self._keep.copy()
-        copy._holes = holes = {
+        copy._holes = {
             name: places.copy() for name, places in self._holes.items() if name not in values
         }
         for name, value in values.items():

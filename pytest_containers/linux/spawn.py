@@ -103,9 +103,7 @@ class Child:
 
     def result(self, step: int) -> int | None:
         """What step number `step` returned: a value, or a negative errno; None if not run."""
-        (result,) = _word.unpack_from(
-            self._block, HEADER_SIZE + step * STEP_SIZE + RESULT_AT
-        )
+        (result,) = _word.unpack_from(self._block, HEADER_SIZE + step * STEP_SIZE + RESULT_AT)
         return None if result == NOT_RUN else int(result)
 
     def close(self) -> None:
@@ -229,7 +227,9 @@ def _spawn(
         ctypes.addressof(tids_memory) if set_tid else 0, len(set_tid), cgroup_fd or 0,
     )  # fmt: skip
     # Blocked before anything is made: a handler that raises then finds all of it in the Child.
-    _syscall(NR["rt_sigprocmask"], _SIG_SETMASK, address + _FULL_MASK_AT, address + _OLD_MASK_AT, 8, 0, 0)
+    _syscall(
+        NR["rt_sigprocmask"], _SIG_SETMASK, address + _FULL_MASK_AT, address + _OLD_MASK_AT, 8, 0, 0
+    )
     try:
         return _clone(program, entry, block, address, status_fds[0])
     finally:

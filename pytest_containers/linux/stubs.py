@@ -143,7 +143,5 @@ def load() -> tuple[Entry, mmap.mmap]:
         raise OSError(code, "make machine code executable")
     # PYFUNCTYPE keeps the interpreter lock: another thread must not run between the clone and
     # the parent's bookkeeping.
-    prototype = ctypes.PYFUNCTYPE(
-        ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-    )
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
     return prototype(address), memory

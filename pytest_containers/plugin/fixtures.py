@@ -97,7 +97,7 @@ def container_fixture(
 
     what = image if isinstance(image, str) else spec.image
     fixture.__doc__ = f"A container of {what}, for each {scope}."
-    return pytest.fixture(**how)(fixture)  # type: ignore[call-overload]  # passed on as they came
+    return pytest.fixture(**how)(fixture)
 
 
 def _from_function(function: _Function, how: dict[str, Any]) -> Any:
@@ -155,8 +155,9 @@ class _running:
         manager.engine.start()  # gets ready while other fixtures do
         self._containers: Containers = request.getfixturevalue(_FIXTURES[request.scope])
         name = request.fixturename or "container"
-        self._container = self._containers.run(self._spec, name=name)
-        return self._container
+        container: Container = self._containers.run(self._spec, name=name)
+        self._container = container
+        return container
 
     def __exit__(self, *exc: object) -> None:
         self._containers.remove(self._container)

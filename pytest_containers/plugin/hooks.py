@@ -13,8 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from pytest_containers.plugin.manager import Containers, Manager
 
-_manager_key = pytest.StashKey["Manager"]()
-_broker_key = pytest.StashKey[Any]()
+_manager_key: pytest.StashKey[Manager] = pytest.StashKey()
+_broker_key: pytest.StashKey[Any] = pytest.StashKey()
 _OPTIONS = (
     ("home", "DIR", "directory of the image store", False),
     ("image", "FIXTURE=IMAGE", "use another image for one fixture, for matrices", True),
@@ -45,7 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             metavar=metavar,
             help=help,
         )
-        parser.addini(f"containers_{name}", help, type="linelist" if several else "string")
+        if several:
+            parser.addini(f"containers_{name}", help, type="linelist")
+        else:
+            parser.addini(f"containers_{name}", help, type="string")
 
 
 def pytest_configure(config: pytest.Config) -> None:

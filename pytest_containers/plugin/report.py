@@ -60,7 +60,9 @@ def describe(container: Container, lines: int) -> tuple[str, str]:
     state = status if code is None else f"{status} with exit code {code}"
     output = container_logs.splitlines()
     shown = output[-lines:] if lines else []
-    left_out = f" (the last {len(shown)} of {len(output)} lines)" if len(output) > len(shown) else ""
+    left_out = (
+        f" (the last {len(shown)} of {len(output)} lines)" if len(output) > len(shown) else ""
+    )
     head = [
         f"image: {container.image.name}",
         f"command: {shlex.join(container.command)}",

@@ -71,9 +71,7 @@ class Channel:
         """The socket's descriptor, for polling."""
         return self.sock.fileno()
 
-    def send(
-        self, body: dict[str, Any], fds: Sequence[int] = (), blob: bytes = b""
-    ) -> None:
+    def send(self, body: dict[str, Any], fds: Sequence[int] = (), blob: bytes = b"") -> None:
         """Send one frame; the caller keeps its descriptors.
 
         Raises:
@@ -104,7 +102,7 @@ class Channel:
         if len(self._buffer) < _HEADER.size:
             return False
         text_len, blob_len = _HEADER.unpack_from(self._buffer)
-        return len(self._buffer) >= _HEADER.size + text_len + blob_len
+        return bool(len(self._buffer) >= _HEADER.size + text_len + blob_len)
 
     def read_available(self) -> None:
         """Take in what the socket has, without waiting for a whole frame (call when readable)."""
@@ -123,7 +121,9 @@ class Channel:
                 received.frombytes(payload[: len(payload) - len(payload) % _INT_SIZE])
                 self._fds.extend(received)
         if flags & socket.MSG_CTRUNC:
-            raise OSError(24, "a message carried descriptors, but this process has no room for more")
+            raise OSError(
+                24, "a message carried descriptors, but this process has no room for more"
+            )
         if not data:
             raise ChannelClosed("the other side of the channel is gone")
         self._buffer += data

@@ -15,7 +15,6 @@ from pytest_containers.errors import ContainersError, RunLostError, WaitTimeoutE
 from pytest_containers.runtime.channel import Channel, ChannelClosed, Frame
 
 
-
 class Request:
     """A request on its way; its answers come in order."""
 
@@ -87,9 +86,7 @@ class Client:
         request = self.start(op, blob=blob, fds=fds, **body)
         return self.receive(request, within_s=within_s)
 
-    def start(
-        self, op: str, *, blob: bytes = b"", fds: Sequence[int] = (), **body: Any
-    ) -> Request:
+    def start(self, op: str, *, blob: bytes = b"", fds: Sequence[int] = (), **body: Any) -> Request:
         """Ask; the answers are had from `receive`."""
         self._check_process()
         if self._facts is None:

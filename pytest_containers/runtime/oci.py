@@ -147,12 +147,14 @@ def _check_process(process: Mapping[str, Any]) -> None:
     _only(process, _PROCESS, where)
     args = process.get("args")
     if not args or not all(isinstance(arg, str) for arg in args):
-        raise FaultError("SpecError", "no command: neither the image nor the caller names a program")
+        raise FaultError(
+            "SpecError", "no command: neither the image nor the caller names a program"
+        )
     for arg in args:
         if "\0" in arg:
             raise FaultError("SpecError", f"argument {arg!r} contains a NUL character")
     for variable in process.get("env") or []:
-        name, separator, value = variable.partition("=")
+        name, separator, _ = variable.partition("=")
         if not name or not separator or "\0" in variable:
             raise FaultError("SpecError", f"environment name {name!r} is not usable")
     if not str(process.get("cwd", "/")).startswith("/"):

@@ -214,8 +214,8 @@ def _try(work: Callable[[], None]) -> tuple[int, str] | None:
             said = file.read()
     finally:
         os.waitpid(pid, 0)
-    code, _, what = said.lstrip(b"u").partition(b"\0")
-    return None if int(code or 0) == 0 else (int(code), what.decode())
+    number, _, refused = said.lstrip(b"u").partition(b"\0")
+    return None if int(number or 0) == 0 else (int(number), refused.decode())
 
 
 def _errors_of(work: Callable[[], None]) -> tuple[int, str]:

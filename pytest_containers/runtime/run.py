@@ -35,7 +35,8 @@ def start_run(**wanted: Any) -> Client:
     """
     if sys.platform != "linux":
         raise UnsupportedError(
-            f"containers need Linux; this is {sys.platform}. Run the tests in a Linux virtual machine"
+            f"containers need Linux; this is {sys.platform}. Run the tests in a virtual machine "
+            "with Linux"
         )
     if not sys.executable:
         raise UnsupportedError("this process does not know its own interpreter (sys.executable)")

@@ -7,6 +7,7 @@ trial; KIND is ``engine``, ``pytest`` or ``xdist``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -99,7 +100,9 @@ def state(tmp: Path) -> dict[str, list[str]]:
     return {
         "mounts": sorted(Path("/proc/self/mountinfo").read_text().splitlines()),
         "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("pc")),
-        "routes": sorted(line for line in Path("/proc/net/route").read_text().splitlines() if "pc" in line),
+        "routes": sorted(
+            line for line in Path("/proc/net/route").read_text().splitlines() if "pc" in line
+        ),
         "sockets": sorted(name for name in unix if "pytest-containers" in name),
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*pytest*")),
         "files": sorted(name for name in os.listdir(tmp) if not name.startswith("pytest-of-")),
@@ -115,7 +118,16 @@ def main(seed: str, trials: str, home: str, tmp: str, kind: str) -> None:
     plugin = ["-p", "pytest_containers.plugin"] if os.environ.get("CHAOS_LOAD_PLUGIN") else []
     commands = {
         "engine": [sys.executable, "-c", ENGINE, home],
-        "pytest": [sys.executable, "-m", "pytest", *plugin, "-q", "-p", "no:cacheprovider", str(suite)],
+        "pytest": [
+            sys.executable,
+            "-m",
+            "pytest",
+            *plugin,
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(suite),
+        ],
     }
     commands["xdist"] = [*commands["pytest"], "-n", "2"]
     for number in range(int(trials)):
@@ -190,10 +202,8 @@ def trial(
 
 
 def kill(pid: int, signum: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signum)
-    except ProcessLookupError:
-        pass
 
 
 def command_line(pid: int) -> str:

@@ -80,7 +80,9 @@ def test_a_container_that_ends_before_it_is_ready(engine: pc.Engine) -> None:
 
 def test_a_container_that_is_not_ready_in_time(engine: pc.Engine) -> None:
     with pytest.raises(pc.NotReadyError, match=r"was not ready after 0.2 s") as caught:
-        engine.run("host:", ["sh", "-c", "echo waiting; sleep 100"], ports=[8000], ready_timeout_s=0.2)
+        engine.run(
+            "host:", ["sh", "-c", "echo waiting; sleep 100"], ports=[8000], ready_timeout_s=0.2
+        )
     assert caught.value.log_tail == ["waiting"]
     assert isinstance(caught.value, TimeoutError)
 
@@ -117,7 +119,10 @@ def test_out_of_descriptors(store_home: Path) -> None:
         import sys
 
         done = subprocess.run(
-            [sys.executable, "-c", code, str(store_home)], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code, str(store_home)],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -131,7 +136,11 @@ def test_out_of_descriptors(store_home: Path) -> None:
     ("code", "files", "words"),
     [
         (1, {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}, "AppArmor restricts"),
-        (1, {"/proc/sys/kernel/unprivileged_userns_clone": "0"}, "kernel.unprivileged_userns_clone=1"),
+        (
+            1,
+            {"/proc/sys/kernel/unprivileged_userns_clone": "0"},
+            "kernel.unprivileged_userns_clone=1",
+        ),
         (28, {}, "user.max_user_namespaces"),
         (38, {}, "lacks it"),
         (1, {}, "forbids it"),

@@ -70,7 +70,9 @@ def test_a_working_directory_outside_is_refused_in_exec(container: pc.Container,
 
 def test_read_only_trees_stay_so(container: pc.Container) -> None:
     for target in ("/usr", "/proc/sys"):
-        script = f"mount -o remount,rw {target}; mount -o remount,rw,bind {target}; touch {target}/x"
+        script = (
+            f"mount -o remount,rw {target}; mount -o remount,rw,bind {target}; touch {target}/x"
+        )
         assert container.exec(["sh", "-c", script]).returncode != 0
 
 
@@ -89,7 +91,9 @@ def test_read_only_trees_stay_so_for_an_administrator(engine: pc.Engine, tmp_pat
     assert not Path("/usr/x").exists()
 
 
-@pytest.mark.parametrize("path", ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts"])
+@pytest.mark.parametrize(
+    "path", ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts"]
+)
 def test_masked_files_are_empty(container: pc.Container, path: str) -> None:
     if os.path.exists(path):
         assert run(container, f"head -c 10 {path}") == ""
@@ -151,7 +155,9 @@ def test_capabilities_can_be_added_and_dropped(engine: pc.Engine) -> None:
 
 
 def test_no_new_privileges(engine: pc.Engine) -> None:
-    with engine.run("host:", ["grep", "NoNewPrivs", "/proc/self/status"], no_new_privileges=True) as c:
+    with engine.run(
+        "host:", ["grep", "NoNewPrivs", "/proc/self/status"], no_new_privileges=True
+    ) as c:
         c.wait(10)
         assert c.logs().stdout.split()[1] == "1"
 
@@ -184,7 +190,11 @@ def test_paths_of_files_resolve_inside(container: pc.Container, tmp_path: Path) 
     # CVE-2018-15664
     (tmp_path / "secret").write_text("hidden")
     run(container, f"ln -s {tmp_path} /srv/escape; ln -s /proc/self/root/etc /srv/magic")
-    for path in ("/srv/escape/secret", "/../../../.." + str(tmp_path / "secret"), "/srv/magic/passwd"):
+    for path in (
+        "/srv/escape/secret",
+        "/../../../.." + str(tmp_path / "secret"),
+        "/srv/magic/passwd",
+    ):
         with pytest.raises(pc.ContainersError):
             container.read_bytes(path)
 

@@ -50,7 +50,9 @@ def test_read_only(engine: pc.Engine, tmp_path: Path, what: str) -> None:
 def test_a_file_that_is_written(engine: pc.Engine, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
-    with shell(engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]) as container:
+    with shell(
+        engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]
+    ) as container:
         assert container.wait(10) == 0
     assert file.read_text() == "new\n"
 
@@ -87,7 +89,9 @@ def test_tmpfs_and_its_limit(engine: pc.Engine) -> None:
 
 
 def test_a_limit_of_the_writable_layer(engine: pc.Engine) -> None:
-    with shell(engine, "head -c 9000000 /dev/zero > /srv/x", scratch_size_bytes=4 << 20) as container:
+    with shell(
+        engine, "head -c 9000000 /dev/zero > /srv/x", scratch_size_bytes=4 << 20
+    ) as container:
         assert container.wait(10) != 0
         assert "No space left on device" in container.logs().stderr
 
@@ -98,7 +102,9 @@ def test_a_volume_outlives_containers(engine: pc.Engine) -> None:
     with shell(engine, "echo kept > /data/file", mounts=[mount]) as container:
         assert container.wait(10) == 0
     read_only = pc.VolumeMount(volume, "/data", read_only=True)
-    with shell(engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]) as container:
+    with shell(
+        engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]
+    ) as container:
         container.wait(10)
         assert container.logs().stdout == "kept\nrefused\n"
     volume.remove()
@@ -127,7 +133,9 @@ def test_a_read_only_root(engine: pc.Engine) -> None:
 
 
 def test_shm_size(engine: pc.Engine) -> None:
-    with shell(engine, "df -k --output=size /dev/shm | tail -1", shm_size_bytes=8 << 20) as container:
+    with shell(
+        engine, "df -k --output=size /dev/shm | tail -1", shm_size_bytes=8 << 20
+    ) as container:
         container.wait(10)
         assert container.logs().stdout.strip() == "8192"
 

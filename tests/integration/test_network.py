@@ -48,7 +48,9 @@ def test_containers_find_each_other_by_name_and_alias(
 ) -> None:
     network = networks()
     with (
-        engine.run("host:", SERVER, ports=[8000], name="web", aliases=["alias"], network=network) as web,
+        engine.run(
+            "host:", SERVER, ports=[8000], name="web", aliases=["alias"], network=network
+        ) as web,
         engine.run("host:", ["sleep", "100"], name="client", network=network) as client,
     ):
         for name in ("web", "alias", web.ip, web.ip6):
@@ -154,7 +156,9 @@ def test_udp(engine: pc.Engine, fixed: bool) -> None:
 
 
 def test_connect_needs_no_listed_port(engine: pc.Engine) -> None:
-    script = "import socket; c, _ = socket.create_server(('127.0.0.1', 7000)).accept(); c.send(b'hi')"
+    script = (
+        "import socket; c, _ = socket.create_server(('127.0.0.1', 7000)).accept(); c.send(b'hi')"
+    )
     ready = pc.wait.port(7000)
     with engine.run("host:", ["python3", "-c", script], ready=ready, network=None) as container:
         with container.connect(7000) as sock:
@@ -213,7 +217,11 @@ def test_without_a_network_there_is_loopback_only(engine: pc.Engine) -> None:
     spec = pc.ContainerSpec("host:", ["sh", "-c", script], network=False)
     with engine.run(spec, wait_ready=False) as container:
         container.wait(10)
-        devices = [line.split(":")[0].strip() for line in container.logs().stdout.splitlines() if ":" in line]
+        devices = [
+            line.split(":")[0].strip()
+            for line in container.logs().stdout.splitlines()
+            if ":" in line
+        ]
         assert devices == ["lo"]
         assert container.ip == ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -30,6 +31,9 @@ from pytest_containers.runtime.network.addresses import block_addresses
 from pytest_containers.runtime.network.networks import Facts, Network, Networks, Port
 
 TIMEOUT_S = 10.0
+"x".encode(
+    "idna"
+)  # loaded by create_connection, which a child of another user might not be able to
 
 
 class Lab:
@@ -50,11 +54,11 @@ class Lab:
             self.helper, self.launcher, channel = _start_helper(path)
             namespaces = [self.userns_fd, self.netns_fd]
             self.launcher.send({"op": "start", "connect": connect}, namespaces)
+            self.loop = Loop()
+            self.networks = Networks(self.loop, channel, lambda: None)
         except BaseException:
             os.close(self._release)
             raise
-        self.loop = Loop()
-        self.networks = Networks(self.loop, channel, lambda: None)
 
     def close(self) -> None:
         """End helper and namespaces."""
@@ -62,6 +66,8 @@ class Lab:
         self.launcher.close()
         os.close(self._release)
         for pid in (self.helper, self.holder):
+            # Another lab's processes, forked from here, may hold the other ends open.
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         os.close(self.userns_fd)
         os.close(self.netns_fd)
@@ -132,8 +138,9 @@ class Lab:
         left, right = socket.socketpair()
 
         def listen() -> None:
-            sock = socket.create_server(("::", number), family=socket.AF_INET6, dualstack_ipv6=True)
-            socket.send_fds(right, [b"x"], [sock.fileno()])
+            address = ("::", number)
+            with socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+                socket.send_fds(right, [b"x"], [sock.fileno()])
 
         with left, right:
             self.inside(port.netns_fd, listen)
@@ -294,6 +301,18 @@ def test_without_pyroute2_there_is_a_reason(tmp_path: Path) -> None:
         lab.close()
 
 
+def test_the_helper_ends_with_its_supervisor(any_lab: Lab) -> None:
+    any_lab.facts()
+    any_lab.networks._helper.close()
+    end = time.monotonic() + TIMEOUT_S
+    while (
+        status := os.waitid(os.P_PID, any_lab.helper, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    ) is None:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    assert (status.si_code, status.si_status) == (os.CLD_EXITED, 0)
+
+
 def test_what_is_asked_of_a_dead_helper_is_answered(any_lab: Lab) -> None:
     lab = any_lab
     network = lab.network()
@@ -341,6 +360,7 @@ def test_parents_and_their_parents_are_reached(lab: Lab) -> None:
 def test_no_rule_outlives_a_network(any_lab: Lab, first: str) -> None:
     """Its number is given to another network, which must not inherit what it might reach."""
     lab = any_lab
+    lab.facts()
     before = lab.inside(lab.netns_fd, _rules)
     parent = lab.network()
     child = lab.network(parent)
@@ -403,12 +423,11 @@ def test_the_host_reaches_containers_and_not_the_other_way(lab: Lab) -> None:
     if not lab.facts().connected:
         pytest.skip("no link to the host")
     port = lab.port(lab.network())
-    with lab.server(port) as server:
-        with socket.create_connection((port.ip, 8000), 5) as client:
-            peer, (address, *_) = server.accept()
-            peer.close()
-            assert address == f"::ffff:10.{lab.facts().octet}.255.254"
-            assert client.recv(1) == b""
+    with lab.server(port) as server, socket.create_connection((port.ip, 8000), 5) as client:
+        peer, (address, *_) = server.accept()
+        peer.close()
+        assert address == f"::ffff:10.{lab.facts().octet}.255.254"
+        assert client.recv(1) == b""
     host = f"10.{lab.facts().octet}.255.254"
     with socket.create_server(("0.0.0.0", 18089)):
         assert not lab.can(port, host, 18089)
@@ -483,9 +502,9 @@ def test_forged_senders_are_dropped(any_lab: Lab) -> None:
     left, right = socket.socketpair()
 
     def receive() -> None:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind(("", 5000))
-        socket.send_fds(right, [b"x"], [sock.fileno()])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", 5000))
+            socket.send_fds(right, [b"x"], [sock.fileno()])
 
     with left, right:
         lab.inside(target.netns_fd, receive)
@@ -545,9 +564,7 @@ def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
     lab.run(0.5)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     # Namespaces die in the kernel's own time.
-    assert eventually(
-        lambda: lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex())) == links
-    )
+    assert eventually(lambda: lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex())) == links)
 
 
 def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch, store_home: Path, request: pytest.FixtureRequest) -> None:
+def _settings(
+    monkeypatch: pytest.MonkeyPatch, store_home: Path, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(store_home))
     for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)

@@ -19,9 +19,7 @@ def shown(result: pytest.RunResult) -> list[str]:
     return line[line.index("IMAGE") :].split()
 
 
-def test_precedence(
-    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precedence(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makeini("[pytest]\ncontainers_ready_timeout = 11\n")
     assert shown(run(ECHO.format(argument=""), "-s"))[3] == "11.0"
     assert shown(run(ECHO.format(argument="ready_timeout_s=22"), "-s"))[3] == "22"
@@ -34,7 +32,10 @@ def test_precedence(
 def test_another_image_for_one_fixture(run, tmp_path: Path) -> None:
     image = f"host:?path={tmp_path}"
     assert shown(run(ECHO.format(argument=""), "-s", f"--containers-image=db={image}"))[1] == image
-    assert shown(run(ECHO.format(argument=""), "-s", f"--containers-image=other={image}"))[1] == "host:"
+    assert (
+        shown(run(ECHO.format(argument=""), "-s", f"--containers-image=other={image}"))[1]
+        == "host:"
+    )
 
 
 @pytest.mark.parametrize("option", ["--containers-image=db", "--containers-ready-timeout=soon",
@@ -42,7 +43,9 @@ def test_another_image_for_one_fixture(run, tmp_path: Path) -> None:
 def test_a_wrong_option_is_told_at_once(run, option: str) -> None:
     result = run("def test_it(): pass", option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {option.partition('=')[0]}: * is not usable; it must be *"])
+    result.stderr.fnmatch_lines(
+        [f"ERROR: {option.partition('=')[0]}: * is not usable; it must be *"]
+    )
 
 
 def test_a_wrong_ini_value_fails_the_test_that_needs_it(run, pytester: pytest.Pytester) -> None:
@@ -71,7 +74,9 @@ def pytest_unconfigure(config):
     print("CHILDREN", children)
 """
     )
-    uses = "def test_it(): pass" if not option else "def test_it(containers): containers.run('host:')"
+    uses = (
+        "def test_it(): pass" if not option else "def test_it(containers): containers.run('host:')"
+    )
     result = run(uses, *([option] if option else []), "-s")
     result.stdout.fnmatch_lines(["*LOADED []*", "*CHILDREN []*"])
 

@@ -17,7 +17,14 @@ def test_fails(db): assert False
 def test_setup_fails(db, broken): pass
 def test_passes(db): pass
 """
-DB = ["*Container db*", "command: sh -c *", "state: running", "output:", "*first words*", "*last words*"]
+DB = [
+    "*Container db*",
+    "command: sh -c *",
+    "state: running",
+    "output:",
+    "*first words*",
+    "*last words*",
+]
 BROKEN = ["*Container broken*", "state: removed with exit code 3", "*why*"]
 
 
@@ -63,7 +70,9 @@ def test_next(containers): assert containers.run("host:", ["true"]).wait(10) == 
 """
     )
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["*StartError: start of container 'container-1': command 'nosuch' was not found*"])
+    result.stdout.fnmatch_lines(
+        ["*StartError: start of container 'container-1': command 'nosuch' was not found*"]
+    )
 
 
 def test_xdist_workers_share_the_run(run) -> None:

@@ -66,7 +66,8 @@ def test_any_text_is_a_port_or_a_clear_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [("HUP", 1), ("SIGTERM", 15), (9, 9), ("9", 9), ("SIGRTMIN+3", 37), (None, 15)]
+    ("value", "number"),
+    [("HUP", 1), ("SIGTERM", 15), (9, 9), ("9", 9), ("SIGRTMIN+3", 37), (None, 15)],
 )
 def test_signals(value: str | int | None, number: int) -> None:
     assert signal_number(value) == number
@@ -88,7 +89,9 @@ def test_settings_say_where_a_value_came_from() -> None:
     assert weak.get(settings.READY_TIMEOUT, 3) == 3
     assert weak.get(settings.READY_TIMEOUT) == 5.0
     assert settings.Settings({}, {}, {}).get(settings.READY_TIMEOUT) == 60.0
-    with pytest.raises(errors.SettingsError, match="PYTEST_CONTAINERS_LOG_LINES: 'x' is not usable"):
+    with pytest.raises(
+        errors.SettingsError, match="PYTEST_CONTAINERS_LOG_LINES: 'x' is not usable"
+    ):
         settings.Settings({}, {}, {"PYTEST_CONTAINERS_LOG_LINES": "x"})
 
 
@@ -128,7 +131,7 @@ def test_prefixes_avoid_what_the_host_has() -> None:
     found = list(addresses.free_prefixes(taken, 0))
     assert 64 not in found and 70 not in found
     assert len(found) == 190
-    assert list(addresses.free_prefixes([(10 << 24, 8)], 3))[0] == 67
+    assert next(addresses.free_prefixes([(10 << 24, 8)], 3)) == 67
 
 
 def test_users_of_a_root(tmp_path: Path) -> None:

@@ -83,9 +83,7 @@ def test_a_peer_that_does_not_read_stops_nobody() -> None:
     os.close(writer)
     channel = Channel(right)
     received: list[Frame] = []
-    thread = threading.Thread(
-        target=lambda: received.extend(channel.receive() for _ in range(100))
-    )
+    thread = threading.Thread(target=lambda: received.extend(channel.receive() for _ in range(100)))
     thread.start()
     loop.call_later(0.5, loop.stop)
     loop.run()

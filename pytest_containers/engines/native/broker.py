@@ -6,6 +6,7 @@ socket of its own to the supervisor, which watches the worker's process from the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -41,10 +42,8 @@ class Broker:
 
     def close(self) -> None:
         """Answer no more; idempotent."""
-        try:
+        with contextlib.suppress(OSError):  # it was closed already
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it was closed already
         self._sock.close()
 
     def _serve(self) -> None:

@@ -85,7 +85,7 @@ class Container:
         if network is None and spec.network:
             network = engine.default_network()
         user = image.config.user if spec.user is None else str(spec.user)
-        request = {
+        request: dict[str, Any] = {
             "image": engine.make_ready(image),
             "name": name,
             "names": list(dict.fromkeys([hostname, name, *spec.aliases])),
@@ -188,7 +188,10 @@ class Container:
             ContainersError: Nobody listens there.
         """
         frame = self._call(
-            "connect", port=port, protocol=protocol, timeout_s=10.0 if timeout_s is None else timeout_s
+            "connect",
+            port=port,
+            protocol=protocol,
+            timeout_s=10.0 if timeout_s is None else timeout_s,
         )
         sock = socket.socket(fileno=frame.fds[0])
         sock.settimeout(None)
@@ -220,7 +223,7 @@ class Container:
             tty: Give it a terminal; all output is then ``stdout``.
 
         Raises:
-            StartError: There is no such program (``exit_code`` 127), or it cannot be executed (126).
+            StartError: There is no such program (``exit_code`` 127), or it cannot be run (126).
             ExecError: It failed and `check` was asked for.
             WaitTimeoutError: It did not end in time and was killed.
             NotRunningError: The container has ended.
@@ -281,7 +284,11 @@ class Container:
             ExitedError: It ended first; with its exit code and last output.
             NotReadyError: It was not ready within `ContainerSpec.ready_timeout_s`.
         """
-        if self.spec.ready is None and not self.spec.ports and self.image.config.healthcheck is None:
+        if (
+            self.spec.ready is None
+            and not self.spec.ports
+            and self.image.config.healthcheck is None
+        ):
             return
         from pytest_containers import wait
 
@@ -428,9 +435,7 @@ class Container:
     def _call(
         self, op: str, *, blob: bytes = b"", within_s: float | None = None, **body: Any
     ) -> Any:
-        return self._live_client().call(
-            op, blob=blob, within_s=within_s, container=self.id, **body
-        )
+        return self._live_client().call(op, blob=blob, within_s=within_s, container=self.id, **body)
 
     def _live_client(self) -> Any:
         if self._removed:

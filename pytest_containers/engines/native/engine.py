@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -141,10 +142,8 @@ class Engine:
         client = self._client
         if client is None or not client.ours or client.lost:
             return
-        try:
+        with contextlib.suppress(RunLostError):
             client.call(op, **body)
-        except RunLostError:
-            pass
 
     # ----------------------------------------------------------------- images
 

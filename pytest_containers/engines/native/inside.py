@@ -26,9 +26,7 @@ class RunInside:
         name: str = self._client().facts["id_map_class"]
         return name
 
-    def call(
-        self, function: str, args: Mapping[str, Any], fds: Sequence[int]
-    ) -> dict[str, Any]:
+    def call(self, function: str, args: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         """See `images.Inside`."""
         search_path = [path for path in sys.path if path]
         try:

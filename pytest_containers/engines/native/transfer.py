@@ -28,9 +28,10 @@ def copy_in(client: Client, container_id: str, name: str, source: Path, target: 
     failures: list[BaseException] = []
 
     def pack() -> None:
-        with open(writer, "wb") as file, tarfile.open(
-            fileobj=file, mode="w|", format=tarfile.PAX_FORMAT
-        ) as tar:
+        with (
+            open(writer, "wb") as file,
+            tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        ):
             tar.add(source, arcname=".")
 
     thread = _in_thread(pack, failures)

@@ -27,9 +27,10 @@ def pack(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     root, pipe = fds
     path = args["path"]
     fd = _open(root, path, os.O_PATH)
-    with open(pipe, "wb") as file, tarfile.open(
-        fileobj=file, mode="w|", format=tarfile.PAX_FORMAT
-    ) as tar:
+    with (
+        open(pipe, "wb") as file,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
         try:
             _add(tar, root, fd, path.rstrip("/") or "/", ".", {})
         finally:

@@ -70,9 +70,7 @@ def choose(wanted: str = "auto") -> Identity:
         uids_of = subordinate("/etc/subuid", uid)
         gids_of = subordinate("/etc/subgid", uid)
         if uids_of and gids_of and _has_newuidmap():
-            return Identity(
-                "range", ((0, uid, 1), (1, *uids_of)), ((0, gid, 1), (1, *gids_of))
-            )
+            return Identity("range", ((0, uid, 1), (1, *uids_of)), ((0, gid, 1), (1, *gids_of)))
         reason = (
             "newuidmap is not installed (apt install uidmap)"
             if uids_of and gids_of

@@ -77,7 +77,9 @@ class Launcher:
         except FaultError as error:
             peer.refuse(number, error.fault)
         except OSError as error:
-            peer.refuse(number, from_os_error("StartError", f"{frame.body['op']} on the host", error))
+            peer.refuse(
+                number, from_os_error("StartError", f"{frame.body['op']} on the host", error)
+            )
 
     def _trees(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
         fds: list[int] = []

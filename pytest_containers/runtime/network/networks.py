@@ -90,6 +90,7 @@ class Network:
         self.waiting: deque[Callable[[Port | Fault], None]] = deque()
         self.making = 0
         self.taken = 0
+        self.starved = 0
         self.removed = False
 
 
@@ -281,7 +282,9 @@ class Networks:
     def _make_port(self, network: Network, tries: int) -> None:
         network.making += 1
         if not len(network.addresses):
-            self._grow(network, tries)
+            network.starved += 1
+            if network.starved == 1:
+                self._grow(network)
             return
         low = network.addresses.take()
 
@@ -298,31 +301,39 @@ class Networks:
 
         self._helper.request({"op": "port", "number": network.number, "low": low}, answered)
 
-    def _grow(self, network: Network, tries: int) -> None:
+    def _grow(self, network: Network) -> None:
         """All addresses are taken: another block."""
         try:
             block = self._numbers.take()
         except LookupError:
-            network.making -= 1
             full = Fault("StartError", "join a network: all addresses of the run are in use", {})
-            self._give_port(network, full)
+            self._grown(network, full)
             return
         # Before the answer: a network that is linked meanwhile must know of it.
         network.blocks.append(block)
 
         def answered(frame: Frame | Fault) -> None:
-            network.making -= 1
             if isinstance(frame, Fault):
                 network.blocks.remove(block)
                 self._numbers.add([block])
-                self._give_port(network, frame)
-                return
-            network.addresses.add(block_addresses(block))
-            self._make_port(network, tries)
+                self._grown(network, frame)
+            else:
+                network.addresses.add(block_addresses(block))
+                self._grown(network, None)
 
         linked = [other.number for other in network.linked]
         request = {"op": "block", "number": network.number, "block": block, "linked": linked}
         self._helper.request(request, answered)
+
+    def _grown(self, network: Network, failure: Fault | None) -> None:
+        """Go on with the ports that waited for addresses."""
+        starved, network.starved = network.starved, 0
+        network.making -= starved
+        for _ in range(starved):
+            if failure is None:
+                self._make_port(network, _TRIES)
+            else:
+                self._give_port(network, failure)
 
     def _ip6(self, number: int, low: int) -> str:
         assert self._addresses is not None

@@ -73,9 +73,12 @@ class Templates:
             + encoder.route(low4, 0, ETH0, gateway=gateway),
             low=low,
         )
+        # Not a default route: a connection to elsewhere would wait for its second try, a second
+        # later, since the first one's ICMPv6 error comes while the socket is busy connecting.
+        prefix6, length = addresses.prefix6.split("/")
         self._inside6 = Template(
             encoder.address(low6, NETWORK6_PREFIX_LEN, ETH0)
-            + encoder.route(low6, 0, ETH0, gateway=gateway6),
+            + encoder.route(prefix6, int(length), ETH0, gateway=gateway6),
             low=low, network=network,
         )  # fmt: skip
         self._rules4 = [
@@ -88,12 +91,12 @@ class Templates:
             )
             for delete in (False, True)
         ]  # fmt: skip
-        prefix6 = (addresses.ip6(_MARK_NETWORK, 0), NETWORK6_PREFIX_LEN)
+        network6 = (addresses.ip6(_MARK_NETWORK, 0), NETWORK6_PREFIX_LEN)
         self._rules6 = [
             Template(
                 encoder.rule(
                     AF_INET6, ALLOW_LINKED, allow=True, iif=name,
-                    destination=prefix6, delete=delete,
+                    destination=network6, delete=delete,
                 ),
                 name=_MARK_NAME, network=network,
             )
@@ -133,7 +136,7 @@ class Templates:
         doing = ["address", "loopback", "link up", "route to the gateway", "default route"]
         if ipv6:
             message += self._inside6.fill(low=_u16(low), network=_u16(number))
-            doing += ["IPv6 address", "IPv6 default route"]
+            doing += ["IPv6 address", "IPv6 route"]
         return message, [f"port {low} of network {number}: {what}" for what in doing]
 
     def rule4(self, iif: int, block: int, *, delete: bool) -> bytes:

@@ -67,9 +67,7 @@ def capability_mask(names: Sequence[str], machine: Machine) -> int:
     return mask
 
 
-def add_program(
-    program: Program, process: Mapping[str, Any], user: User, machine: Machine
-) -> None:
+def add_program(program: Program, process: Mapping[str, Any], user: User, machine: Machine) -> None:
     """Append everything from the resource limits to the execve.
 
     Parameters of the program: ``stdin``, ``stdout``, ``stderr`` and the status descriptor.

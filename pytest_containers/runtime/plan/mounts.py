@@ -92,7 +92,9 @@ def add_kernel_mounts(
         if not is_kernel_place(path) or kind in ("bind", "volume"):
             continue
         allowed = _KERNEL_TARGETS.get(kind, ())
-        if path in seen or not (path in allowed or path.startswith("/dev/") and "/dev/" in allowed):
+        if path in seen or not (
+            path in allowed or (path.startswith("/dev/") and "/dev/" in allowed)
+        ):
             raise _not_there(path)
         seen.add(path)
         flags, data = options(entry)
@@ -224,7 +226,9 @@ def add_user_mounts(
         _check_target(path)
         _add_target(program, path, directory=directories[number])
         if kind in ("bind", "volume"):
-            _add_move(program, ("mount", entry.get("source", ""), "on", path), f"mount:{number}", path)
+            _add_move(
+                program, ("mount", entry.get("source", ""), "on", path), f"mount:{number}", path
+            )
             continue
         flags, data = options(entry)
         program.add(

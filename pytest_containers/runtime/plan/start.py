@@ -55,9 +55,7 @@ def compile_start(
         FaultError: The image or the config cannot be started from.
     """
     program = Program()
-    add_setup(
-        program, config, image_mounts, directories, machine, root_fd, network=network
-    )
+    add_setup(program, config, image_mounts, directories, machine, root_fd, network=network)
     add_program(program, config.process, user, machine)
     return program
 

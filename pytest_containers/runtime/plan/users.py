@@ -42,7 +42,9 @@ def resolve(root_fd: int, user: str, extra_groups: Sequence[str] = ()) -> User:
     wanted, _, wanted_group = (user or "0").partition(":")
     entries = list(_entries(root_fd, "/etc/passwd", 7))
     uid, gid, name, home = _find_user(entries, wanted)
-    groups = list(_entries(root_fd, "/etc/group", 4)) if wanted_group or name or extra_groups else []
+    groups = (
+        list(_entries(root_fd, "/etc/group", 4)) if wanted_group or name or extra_groups else []
+    )
     found: list[int] = []
     if wanted_group:
         gid = _find_group(groups, wanted_group)
@@ -55,9 +57,10 @@ def resolve(root_fd: int, user: str, extra_groups: Sequence[str] = ()) -> User:
 def _find_user(entries: Sequence[Sequence[str]], wanted: str) -> tuple[int, int, str, str]:
     column, number = (2, _number(wanted, "user")) if wanted.isdigit() else (0, 0)
     for row in entries:
-        if row[2].isdigit() and row[3].isdigit():
-            if (int(row[2]) == number) if column else (row[0] == wanted):
-                return int(row[2]), int(row[3]), row[0], row[5]
+        if not (row[2].isdigit() and row[3].isdigit()):
+            continue
+        if (int(row[2]) == number) if column else (row[0] == wanted):
+            return int(row[2]), int(row[3]), row[0], row[5]
     if not column:
         raise FaultError(
             "StartError",

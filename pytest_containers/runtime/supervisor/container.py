@@ -175,9 +175,7 @@ class Container:
         else:
             self._adopt(child, streams, started)
 
-    def _adopt(
-        self, child: Any, streams: Streams, started: Callable[[Fault | None], None]
-    ) -> None:
+    def _adopt(self, child: Any, streams: Streams, started: Callable[[Fault | None], None]) -> None:
         streams.close_inner()
         terminal = streams.outer[2] < 0
         self.log.add(streams.outer[1], 1, terminal=terminal)
@@ -204,7 +202,8 @@ class Container:
         try:
             if failure is not None:
                 raise FaultError(*explain(failure, f"start of container {self.name!r}"))
-            assert self.user is not None and self._reaper is not None
+            assert self.user is not None
+            assert self._reaper is not None
             program = compile_exec(self._wanted.config.process, self.user, server.machine)
             pidfd = self._reaper.pidfd
             bound = program.bind({**streams.parameters(), "container": pidfd})
@@ -264,9 +263,7 @@ class Container:
     def own_netns(self) -> int:
         """The network namespace of a container that joined none."""
         if self._own_netns < 0:
-            self._own_netns = os.open(
-                f"/proc/{self.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC
-            )
+            self._own_netns = os.open(f"/proc/{self.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         return self._own_netns
 
     def open_root(self) -> int:

@@ -22,8 +22,10 @@ def explain(failure: Failure, doing: str) -> Fault:
     if words[0] == "execute":
         return _execute(failure, str(words[1]), doing)
     if words[0] == "working directory" and failure.errno in (*_NOT_FOUND, errno.EACCES):
-        cause = "is not a directory its user may enter" if failure.errno == errno.EACCES else (
-            "does not exist in the container"
+        cause = (
+            "is not a directory its user may enter"
+            if failure.errno == errno.EACCES
+            else ("does not exist in the container")
         )
         return Fault(
             "StartError", f"{doing}: working directory {words[1]!r} {cause}",
@@ -41,12 +43,16 @@ def explain(failure: Failure, doing: str) -> Fault:
 def _execute(failure: Failure, program: str, doing: str) -> Fault:
     if failure.errno in _NOT_FOUND:
         code = 127
-        cause = "is not there (or its interpreter is not)" if "/" in program else (
-            "was not found in the container's PATH"
+        cause = (
+            "is not there (or its interpreter is not)"
+            if "/" in program
+            else ("was not found in the container's PATH")
         )
     elif failure.errno == errno.ENOEXEC:
         code = 126
-        cause = "is not a program of this machine's kind: wrong architecture, or a script without #!"
+        cause = (
+            "is not a program of this machine's kind: wrong architecture, or a script without #!"
+        )
     else:
         code = 126
         cause = f"cannot be executed: {failure.cause}"

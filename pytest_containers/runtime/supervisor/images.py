@@ -40,9 +40,7 @@ class Trees:
         except KeyError:
             raise FaultError("ImageError", f"image {key} was not made ready") from None
 
-    def make_ready(
-        self, image: dict[str, Any], done: Callable[[Fault | None], None]
-    ) -> None:
+    def make_ready(self, image: dict[str, Any], done: Callable[[Fault | None], None]) -> None:
         """Attach what `image` needs and is not there yet.
 
         Args:
@@ -115,9 +113,11 @@ class Trees:
                 os.close(fd)
             done(
                 fault(
-                    "StartError", f"mount of {path}: {error.strerror}",
-                    path=path, errno=error.errno,
-                )  # fmt: skip
+                    "StartError",
+                    f"mount of {path}: {error.strerror}",
+                    path=path,
+                    errno=error.errno,
+                )
             )
             return
         done(opened)

@@ -73,9 +73,7 @@ class Process:
         self._ended(code)
 
 
-def spawn_inside(
-    program: Program, pidfd: int, own_pid_ns: int, runner: str
-) -> Child:
+def spawn_inside(program: Program, pidfd: int, own_pid_ns: int, runner: str) -> Child:
     """Start a child in the pid namespace of the process behind `pidfd`.
 
     Raises:

@@ -29,7 +29,19 @@ from pytest_containers.linux.process import CLONE_NEWNS, setns, unshare
 from pytest_containers.runtime.launcher.identity import Identity
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_FOLDERS = ("proc", "sys", "dev", "trees", "shown", "volumes", "scratch", "empty", "blank", "none", "rootfs")
+_FOLDERS = (
+    "proc",
+    "sys",
+    "dev",
+    "trees",
+    "shown",
+    "volumes",
+    "scratch",
+    "empty",
+    "blank",
+    "none",
+    "rootfs",
+)
 _HARMLESS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 

@@ -37,7 +37,9 @@ class Rootfs:
         scratch_fd: The file system of the writable layer: ``upper``, ``work`` and ``etc``.
     """
 
-    def __init__(self, root: RunRoot, image: ReadyImage, scratch_fd: int, scratch_path: str) -> None:
+    def __init__(
+        self, root: RunRoot, image: ReadyImage, scratch_fd: int, scratch_path: str
+    ) -> None:
         self._root = root
         self._image = image
         self.scratch_fd = scratch_fd

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from pytest_containers.linux.reaper import open_reaper
@@ -197,6 +196,4 @@ class Server:
         try:
             return self.containers[container_id]
         except KeyError:
-            raise FaultError(
-                "NotRunningError", f"container {container_id} was removed"
-            ) from None
+            raise FaultError("NotRunningError", f"container {container_id} was removed") from None

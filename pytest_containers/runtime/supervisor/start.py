@@ -66,7 +66,9 @@ class Start:
 
     def _open_mounts(self) -> None:
         self._binds = [
-            at for at, entry in enumerate(self._config.mounts) if entry.get("type", "bind") == "bind"
+            at
+            for at, entry in enumerate(self._config.mounts)
+            if entry.get("type", "bind") == "bind"
         ]
         trees: list[Tree] = []
         for at in self._binds:
