@@ -172,3 +172,52 @@ def test_copies_do_not_follow_links_out_of_the_container(engine: pc.Engine, tmp_
         with pytest.raises(pc.ContainersError):
             container.copy_in(tmp_path / "file", "/srv/escape/file")
     assert list(outside.iterdir()) == []
+
+
+def test_a_writable_layer_on_disk(engine: pc.Engine) -> None:
+    folder = engine.images.store.home / "scratch"
+    script = "echo data > /srv/x; rm -rf /etc/alternatives; mkdir /etc/alternatives; sleep 100"
+    with shell(engine, script, scratch="disk") as container:
+        pc.wait.exec(["test", "-s", "/srv/x"]).until(container, pc.wait.Deadline(10))
+        assert container.read_text("/srv/x") == "data\n"
+        assert len(list(folder.iterdir())) == 1
+        container.restart(0.01)
+        assert container.read_text("/srv/x") == "data\n"
+    end = pc.wait.Deadline(5)
+    while list(folder.iterdir()) and not end.passed:
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_a_limit_of_a_writable_layer_on_disk(engine: pc.Engine) -> None:
+    script = "while :; do head -c 1000000 /dev/zero >> /srv/x; sleep 0.01; done"
+    options = {"scratch": "disk", "scratch_size_bytes": 4 << 20}
+    with shell(engine, script, **options) as container:
+        assert container.wait(20) == 137
+        assert "the writable layer outgrew 4194304 bytes" in container.logs().stderr
+
+
+def test_what_a_killed_run_left_on_disk_is_swept(engine: pc.Engine) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    home = engine.images.store.home
+    code = (
+        "import sys, time, pytest_containers as pc\n"
+        "c = pc.Engine(home=sys.argv[1]).run('host:', ['sleep', '100'], scratch='disk')\n"
+        "c.write_text('/srv/x', 'data'); print('up', flush=True); time.sleep(100)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"up\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert len(list((home / "scratch").iterdir())) == 1
+    with pc.Engine(home=home) as fresh:
+        with fresh.run("host:", ["true"], scratch="disk") as container:
+            container.wait(10)
+        end = pc.wait.Deadline(5)
+        while list((home / "scratch").iterdir()) and not end.passed:
+            pass
+        assert list((home / "scratch").iterdir()) == []

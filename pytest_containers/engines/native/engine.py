@@ -18,6 +18,7 @@ from pytest_containers.engines.native.inside import RunInside
 from pytest_containers.errors import ContainersError, RunLostError, SpecError
 from pytest_containers.images.facade import Images
 from pytest_containers.images.image import Image
+from pytest_containers.images.store import default_home
 from pytest_containers.runtime.client import Client
 from pytest_containers.spec import ContainerSpec
 
@@ -110,7 +111,8 @@ class Engine:
                 if self._broker is None:
                     from pytest_containers.runtime.run import start_run
 
-                    self._client = start_run(**self._wanted)
+                    home = os.path.abspath(self._home or default_home())
+                    self._client = start_run(home=home, **self._wanted)
                 else:
                     from pytest_containers.engines.native.broker import connect
 

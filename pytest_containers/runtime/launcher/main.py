@@ -92,7 +92,7 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
     except OSError as error:
         raise FaultError(*refused("give container users their ids", error)) from None
     # All of /proc/PID is needed before "go": afterwards the supervisor cannot be looked into.
-    launcher = Launcher(link, pid, pidfd, controller_fd, identity)
+    launcher = Launcher(link, pid, pidfd, controller_fd, identity, wanted["home"])
     fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
     link.send({"op": "go"})
     to_helper.send({"op": "start", "connect": identity.mode == "root"}, fds)

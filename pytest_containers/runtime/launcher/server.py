@@ -11,6 +11,7 @@ from pytest_containers.linux import mount, process
 from pytest_containers.runtime.channel import Channel, Frame
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.launcher.jobs import Jobs
+from pytest_containers.runtime.launcher.scratch import Scratch
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.messages import Fault, FaultError, fault, from_os_error
 from pytest_containers.runtime.network.forward import Forwards
@@ -31,17 +32,26 @@ class Launcher:
         A function run as root of the run's user namespace (`jobs`); its result.
     ``forward``, ``unforward``
         A port of 127.0.0.1 for one of a container; its number.
+    ``scratch``, ``scratch_remove``
+        A directory on disk for a writable layer: its path and, as root, a mount of it.
     ``host_connect``
         Join a socket that a container opened to a port of 127.0.0.1.
     """
 
     def __init__(
-        self, link: Channel, pid: int, pidfd: int, controller_fd: int, identity: Identity
+        self,
+        link: Channel,
+        pid: int,
+        pidfd: int,
+        controller_fd: int,
+        identity: Identity,
+        home: str,
     ) -> None:
         self.userns_fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self._pidfd = pidfd
         self._controller_fd = controller_fd
         self._identity = identity
+        self._home = home
         self._loop = Loop()
         self._kept: list[Channel] = []
         self._link = link
@@ -51,6 +61,8 @@ class Launcher:
             "forward": self._forward,
             "unforward": self._unforward,
             "host_connect": self._host_connect,
+            "scratch": self._make_scratch,
+            "scratch_remove": self._remove_scratch,
         }
 
     def keep(self, channel: Channel) -> None:
@@ -63,6 +75,7 @@ class Launcher:
         self._supervisor = Peer(loop, self._link, self._handle, loop.stop)
         self._forwards = Forwards(loop, self._dial)
         self._jobs = Jobs(loop, self.userns_fd, self._identity)
+        self._scratch = Scratch(self._home, self._jobs, self._identity)
         loop.add_reader(self._pidfd, loop.stop)
         loop.add_reader(self._controller_fd, loop.stop)
         try:
@@ -119,6 +132,18 @@ class Launcher:
                 peer.answer(number, result)
 
         self._jobs.start(body["function"], body["args"], frame.fds, body["search_path"], done)
+
+    def _make_scratch(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        path, fd = self._scratch.make()
+        try:
+            peer.answer(body["id"], path, [fd] if fd >= 0 else [])
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _remove_scratch(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        number = body["id"]
+        self._scratch.remove(body["path"], lambda result: peer.answer(number))
 
     def _dial(self, protocol: str, ip: str, port: int, done: Dialled) -> None:
         def answered(frame: Frame | Fault) -> None:

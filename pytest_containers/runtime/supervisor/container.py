@@ -17,6 +17,7 @@ from pytest_containers.runtime.plan.mounts import OWN_FILES
 from pytest_containers.runtime.plan.start import clone_flags
 from pytest_containers.runtime.plan.users import User
 from pytest_containers.runtime.supervisor import names, processes
+from pytest_containers.runtime.supervisor.disk import DiskWatch
 from pytest_containers.runtime.supervisor.failures import explain
 from pytest_containers.runtime.supervisor.logs import Log
 from pytest_containers.runtime.supervisor.processes import Process, Streams
@@ -60,6 +61,7 @@ class Container:
         state: ``created``, ``running``, ``paused``, ``exited``, ``removed``.
         forwards: Keys of its ports at the launcher.
         host_ports: Ports of the host that it may reach.
+        disk_path: Of its writable layer on the host's disk; empty when that is in memory.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Container:
         self.user: User | None = None
         self.forwards: list[str] = []
         self.host_ports: tuple[int, ...] = ()
+        self.disk_path = ""
         self._own_netns = -1
         self._server = server
         self._image = image
@@ -260,6 +263,21 @@ class Container:
         Process(server.loop, child, lambda failure: None, lambda code: None)
         child.outcome()
 
+    def watch_disk(self, limit_bytes: int) -> None:
+        """Kill it when its writable layer on disk outgrows `limit_bytes`.
+
+        Disks have no limit per directory that a user may set, so this looks now and then: what is
+        written between two looks is not stopped.
+        """
+        DiskWatch(self._server.loop, self, limit_bytes)
+
+    def overflow(self, limit_bytes: int) -> None:
+        """Its writable layer is too large: it ends, and its log says why."""
+        text = f"pytest-containers: killed: the writable layer outgrew {limit_bytes} bytes\n"
+        self.log.append(text.encode(), 2)
+        if self.main is not None:
+            self.main.kill(SIGKILL)
+
     def own_netns(self) -> int:
         """The network namespace of a container that joined none."""
         if self._own_netns < 0:
@@ -338,6 +356,8 @@ class Container:
             self._released = True
             self.log.close()
             self._close_mounts()
+            if self.disk_path:
+                self._server.remove_disk(self.disk_path)
             if self._own_netns >= 0:
                 os.close(self._own_netns)
             if self.port is not None:

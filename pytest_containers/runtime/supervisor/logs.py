@@ -95,6 +95,11 @@ class Log:
             punch_hole(self._fd, self._punched, self._start - self._punched)
             self._punched = self._start
 
+    def append(self, data: bytes, stream: int) -> None:
+        """Add a record of our own."""
+        self._note(stream, os.write(self._fd, data))
+        self._notify()
+
     def _drop(self, fd: int) -> None:
         self._loop.remove_reader(fd)
         os.close(fd)

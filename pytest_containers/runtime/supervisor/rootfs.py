@@ -91,6 +91,14 @@ def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:
         raise
 
 
+def disk_scratch(root: RunRoot, tree_fd: int) -> tuple[int, str]:
+    """A writable layer in a directory of the host; takes its detached mount over."""
+    path = root.place(tree_fd, "scratch")
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    make_folders(fd)
+    return fd, path
+
+
 def make_folders(scratch_fd: int) -> None:
     """The directories of a writable layer."""
     for name in _SCRATCH_FOLDERS:

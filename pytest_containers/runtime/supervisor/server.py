@@ -153,6 +153,10 @@ class Server:
             return container.port.netns_fd
         return container.own_netns()
 
+    def remove_disk(self, path: str) -> None:
+        """Delete a writable layer on disk."""
+        self.launcher.request({"op": "scratch_remove", "path": path}, lambda frame: None)
+
     def close_ports(self, container: Container) -> None:
         """Stop forwarding to a container, and from it to the host."""
         if container.forwards:

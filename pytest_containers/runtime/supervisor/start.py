@@ -13,7 +13,7 @@ from pytest_containers.runtime.messages import Fault, FaultError, from_os_error
 from pytest_containers.runtime.network.networks import Port
 from pytest_containers.runtime.supervisor.container import Container, Wanted
 from pytest_containers.runtime.supervisor.images import Tree
-from pytest_containers.runtime.supervisor.rootfs import Rootfs, new_scratch
+from pytest_containers.runtime.supervisor.rootfs import Rootfs, disk_scratch, new_scratch
 
 if TYPE_CHECKING:
     from pytest_containers.runtime.supervisor.client import Client
@@ -23,7 +23,8 @@ class Start:
     """One ``run`` request, or a restart, on its way.
 
     Fields of the request: ``image`` (key), ``name``, ``names``, ``network`` (id or null),
-    ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch_size_bytes``, ``ports``
+    ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
+    ``scratch_size_bytes``, ``ports``
     [[number, protocol, host port or null]], ``host_ports`` [number]. The blob is the OCI config,
     in which a mount of type ``bind`` names a path of the host and one of type ``volume`` a volume.
 
@@ -59,6 +60,8 @@ class Start:
         self._mount_fds = [-1] * len(self._config.mounts)
         self._directories = [True] * len(self._config.mounts)
         self._forwards: list[list[Any]] = []
+        self._scratch: tuple[int, str] | None = None
+        self._disk_path = ""
         client.later(number, self._give_up)
         self._open_mounts()
 
@@ -94,6 +97,27 @@ class Start:
         except OSError as error:
             self._fail(from_os_error("StartError", self._doing, error))
             return
+        on_disk = self._body["scratch"] == "disk" or not self._server.root.features.tmpfs_xattrs
+        if on_disk and self._again is None:
+            self._server.launcher.request({"op": "scratch"}, self._with_scratch)
+        else:
+            self._take_port()
+
+    def _with_scratch(self, frame: Frame | Fault) -> None:
+        if isinstance(frame, Fault):
+            self._fail(frame._replace(message=f"{self._doing}: {frame.message}"))
+            return
+        self._disk_path = frame.body["ok"]
+        try:
+            root = self._server.root
+            tree = frame.fds[0] if frame.fds else root.open_host_tree(self._disk_path)
+            self._scratch = disk_scratch(root, tree)
+        except OSError as error:
+            self._fail(from_os_error("StartError", self._doing, error))
+            return
+        self._take_port()
+
+    def _take_port(self) -> None:
         if self._network is None or self._again is not None:
             self._make()
         else:
@@ -144,7 +168,7 @@ class Start:
 
     def _new_container(self) -> Container:
         server, body = self._server, self._body
-        scratch_fd, path = new_scratch(server.root, body["scratch_size_bytes"])
+        scratch_fd, path = self._scratch or new_scratch(server.root, body["scratch_size_bytes"])
         rootfs = Rootfs(server.root, self._image, scratch_fd, path)
         wanted = Wanted(
             self._config, self._blob, body["user"], tuple(body["groups"]), tuple(body["names"]),
@@ -155,6 +179,9 @@ class Start:
             self._network, self._port, self._mount_fds,
         )  # fmt: skip
         self._port = None
+        container.disk_path, self._disk_path = self._disk_path, ""
+        if container.disk_path and body["scratch_size_bytes"] is not None:
+            container.watch_disk(body["scratch_size_bytes"])
         server.containers[container.id] = container
         self._client.containers[container.id] = container
         if self._network is not None:
@@ -248,6 +275,8 @@ class Start:
         self._mount_fds = []
         if self._port is not None:
             self._server.networks.release_port(self._port)
+        if self._disk_path:
+            self._server.remove_disk(self._disk_path)
         self._client.fail(self._number, why)
 
 
