@@ -27,7 +27,8 @@ def start_run(**wanted: Any) -> Client:
     The run lives as long as this process and no longer, however it ends.
 
     Args:
-        **wanted: ``home``, for what has to be on disk; ``identity`` (``auto``, ``root``, ``range``, ``single``) and ``runner``
+        **wanted: ``home``, for what has to be on disk;
+            ``identity`` (``auto``, ``root``, ``range``, ``single``) and ``runner``
             (``auto``, ``stub``, ``python``), to get less than possible.
 
     Raises:

@@ -176,7 +176,10 @@ def test_copies_do_not_follow_links_out_of_the_container(engine: pc.Engine, tmp_
 
 def test_a_writable_layer_on_disk(engine: pc.Engine) -> None:
     folder = engine.images.store.home / "scratch"
-    script = "echo data > /srv/x; rm -rf /etc/alternatives; mkdir /etc/alternatives; sleep 100"
+    script = (
+        "test -s /srv/x || { rm -rf /etc/alternatives; mkdir /etc/alternatives; echo data > /srv/x; }; "
+        "sleep 100"
+    )
     with shell(engine, script, scratch="disk") as container:
         pc.wait.exec(["test", "-s", "/srv/x"]).until(container, pc.wait.Deadline(10))
         assert container.read_text("/srv/x") == "data\n"

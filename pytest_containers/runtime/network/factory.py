@@ -37,6 +37,7 @@ from pytest_containers.runtime.network.templates import (
 
 _ALLOW_OWN, _ANSWERS, _PROHIBIT = ALLOW_LINKED - 100, ALLOW_LINKED + 100, ALLOW_LINKED + 200
 _TCP, _UDP, _ICMP = 6, 17, 1
+_SPARES = 3
 _IPV6_DISABLED = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 
@@ -46,6 +47,14 @@ class _Allowed(NamedTuple):
     iif: int
     to: int
     block: int | None
+
+
+class _Spare(NamedTuple):
+    """A namespace whose link leads to no network yet."""
+
+    fd: int
+    inside: NetlinkSocket
+    serial: int
 
 
 class Factory:
@@ -67,6 +76,8 @@ class Factory:
         self._netns_fd = netns_fd
         self._templates = Templates(encoder, addresses)
         self._allowed: set[_Allowed] = set()
+        self._spares: list[_Spare] = []
+        self._serial = 0
         self.has_ipv6 = _has_ipv6()
         self._container_sysctls = (
             ("ipv4/ping_group_range", f"0 {_last_group()}"),
@@ -80,6 +91,9 @@ class Factory:
 
     def __exit__(self, *exc: object) -> None:
         self._run.close()
+        for spare in self._spares:
+            spare.inside.close()
+            os.close(spare.fd)
 
     # ----------------------------------------------------------------- the run
 
@@ -216,18 +230,40 @@ class Factory:
     # ------------------------------------------------------------------- ports
 
     def port(self, number: int, low: int) -> int:
-        """A namespace with a link to network `number`, ready to be joined."""
-        fd, inside = self._namespace()
+        """A namespace with a link to network `number`; its descriptor."""
+        spare = self._spares.pop() if self._spares else self._make_spare()
         try:
-            with inside:
-                message = self._templates.veth(number, low, fd)
+            with spare.inside as inside:
+                message = self._templates.attach(spare.serial, number)
                 self._ask(message, f"make a port of network {number}")
                 message, doing = self._templates.inside(number, low, ipv6=self.has_ipv6)
                 inside.request(message, *doing)
         except BaseException:
+            os.close(spare.fd)
+            raise
+        return spare.fd
+
+    def prepare(self) -> bool:
+        """Make one more namespace ahead of need, of no network yet; False: there are enough.
+
+        That is most of the work for a port: 1.6 of 2.1 ms.
+        """
+        if len(self._spares) >= _SPARES:
+            return False
+        self._spares.append(self._make_spare())
+        return True
+
+    def _make_spare(self) -> _Spare:
+        self._serial += 1
+        fd, inside = self._namespace()
+        try:
+            inside.request(self._templates.loopback, "bring up loopback")
+            self._ask(self._templates.veth(self._serial, fd), "make a link to a new namespace")
+        except BaseException:
+            inside.close()
             os.close(fd)
             raise
-        return fd
+        return _Spare(fd, inside, self._serial)
 
     def _namespace(self) -> tuple[int, NetlinkSocket]:
         """A new namespace, and a netlink socket in it."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,6 +128,9 @@ def _serve(supervisor: Channel, factory: Factory) -> None:
         "remove": factory.remove,
     }
     while True:
+        # What is asked for goes before what might be.
+        while not _is_asked(supervisor) and factory.prepare():
+            pass
         body = supervisor.receive().body
         number: Any = body.pop("id")
         operation = operations[body.pop("op")]
@@ -138,6 +142,10 @@ def _serve(supervisor: Channel, factory: Factory) -> None:
         supervisor.send({"id": number, "ok": None}, [] if fd is None else [fd])
         if fd is not None:
             os.close(fd)
+
+
+def _is_asked(supervisor: Channel) -> bool:
+    return supervisor.pending() or bool(select.select([supervisor], [], [], 0)[0])
 
 
 def _describe(error: Exception) -> list[Any]:

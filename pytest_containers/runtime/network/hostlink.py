@@ -111,7 +111,7 @@ def _first(candidates: Iterator[int]) -> int:
 
 def _make_link(host: NetlinkSocket, encoder: Encoder, name: str, netns_fd: int) -> int:
     """Make the pair, this end down; returns this end's index."""
-    message = encoder.veth(name, None, 0, (RUN_END, None, 0), netns_fd, up=False)
+    message = encoder.veth(name, 0, (RUN_END, 0), netns_fd)
     host.request(message, f"make link {name} between the host and the run")
     index = socket.if_nametoindex(name)
     try:

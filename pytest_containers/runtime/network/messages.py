@@ -64,42 +64,21 @@ class Encoder:
     def __init__(self, codecs: Codecs) -> None:
         self._codecs = codecs
 
-    def veth(
-        self,
-        name: str,
-        mac: str | None,
-        index: int,
-        peer: tuple[str, str | None, int],
-        peer_netns_fd: int,
-        *,
-        master: int | None = None,
-        up: bool = True,
-    ) -> bytes:
-        """A veth pair: this end here (in bridge `master`), the peer in another namespace, down.
+    def veth(self, name: str, index: int, peer: tuple[str, int], peer_netns_fd: int) -> bytes:
+        """A veth pair, down: this end here, the peer in another namespace.
+
+        A peer made there cannot be up at once (ENOTCONN).
 
         Args:
-            name, mac, index: Of this end; None and 0 let the kernel choose.
+            name, index: Of this end; 0 lets the kernel choose.
             peer: The same of the other end. Its index counts only if this end's is given.
-            peer_netns_fd: Namespace of the other end. A peer made there cannot be up at once
-                (ENOTCONN).
-            master: The bridge of this end.
-            up: Whether this end is up.
+            peer_netns_fd: Namespace of the other end.
         """
-        peer_name, peer_mac, peer_index = peer
-        peer_attributes: list[Any] = [["IFLA_IFNAME", peer_name]]
-        attributes: list[Any] = [["IFLA_IFNAME", name]]
-        if peer_mac is not None:
-            peer_attributes.append(["IFLA_ADDRESS", peer_mac])
-        if mac is not None:
-            attributes.append(["IFLA_ADDRESS", mac])
-        peer_attributes.append(["IFLA_NET_NS_FD", peer_netns_fd])
-        if master is not None:
-            attributes.append(["IFLA_MASTER", master])
-        peer_message = {"index": peer_index, "attrs": peer_attributes}
-        data = {"attrs": [["VETH_INFO_PEER", peer_message]]}
-        attributes.append(_link_info("veth", data))
-        fields = {"index": index, "flags": _IFF_UP if up else 0, "change": _IFF_UP}
-        return _encode(self._codecs.link, RTM_NEWLINK, _NEW, fields, attributes)
+        peer_name, peer_index = peer
+        peer_attributes = [["IFLA_IFNAME", peer_name], ["IFLA_NET_NS_FD", peer_netns_fd]]
+        data = {"attrs": [["VETH_INFO_PEER", {"index": peer_index, "attrs": peer_attributes}]]}
+        attributes = [["IFLA_IFNAME", name], _link_info("veth", data)]
+        return _encode(self._codecs.link, RTM_NEWLINK, _NEW, {"index": index}, attributes)
 
     def bridge(self, name: str, mac: str, index: int) -> bytes:
         """A bridge, up. Its address is fixed: else it changes as ports come and go."""
@@ -109,16 +88,15 @@ class Encoder:
         fields = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
         return _encode(self._codecs.link, RTM_NEWLINK, _NEW, fields, attributes)
 
-    def set_up(self, index: int) -> bytes:
-        """Bring a link up."""
+    def set_up(self, index: int, *, mac: str | None = None, master: int | None = None) -> bytes:
+        """Bring a link up, with a hardware address, as a port of the bridge `master`."""
         fields = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
-        return _encode(self._codecs.link, RTM_NEWLINK, _SET, fields, [])
-
-    def set_master(self, index: int, master: int) -> bytes:
-        """Make a link a port of the bridge `master`."""
-        return _encode(
-            self._codecs.link, RTM_NEWLINK, _SET, {"index": index}, [["IFLA_MASTER", master]]
-        )
+        attributes: list[Any] = []
+        if mac is not None:
+            attributes.append(["IFLA_ADDRESS", mac])
+        if master is not None:
+            attributes.append(["IFLA_MASTER", master])
+        return _encode(self._codecs.link, RTM_NEWLINK, _SET, fields, attributes)
 
     def get_link(self, index: int) -> bytes:
         """Ask for a link, to learn whether it is there."""

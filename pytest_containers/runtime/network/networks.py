@@ -274,8 +274,8 @@ class Networks:
             done(network.ready.popleft())
         else:
             network.waiting.append(done)
-        # A network that was asked twice will be asked again: from then on one is kept ready.
-        spare = 1 if network.taken > 1 else 0
+        # A network of many gets more: from then on one is kept ready.
+        spare = 1 if network.taken > 2 else 0
         while network.making + len(network.ready) < len(network.waiting) + spare:
             self._make_port(network, _TRIES)
 

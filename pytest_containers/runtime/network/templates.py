@@ -19,7 +19,7 @@ ALLOW_LINKED = 200
 _MARK_INDEX, _MARK_MASTER, _MARK_FD = 0x5A5A0001, 0x5A5A0002, 0x5A5A0003
 _MARK_LOW, _MARK_NETWORK = 0xA5A6, 0xA5A7
 _MARK_NAME = b"p#####"
-_MARK_MAC, _MARK_MAC2 = b"\x02\x70\x63\x5a\x5a\x01", b"\x02\x70\x63\x5a\x5a\x02"
+_MARK_MAC = b"\x02\x70\x63\x5a\x5a\x01"
 
 
 def no_mark(number: bytes) -> bytes:
@@ -58,21 +58,21 @@ class Templates:
             index=index, network=network,
         )  # fmt: skip
         self._veth = Template(
-            encoder.veth(
-                name, mac_text(_MARK_MAC), _MARK_INDEX,
-                ("eth0", mac_text(_MARK_MAC2), ETH0), _MARK_FD, master=_MARK_MASTER,
-            ),
-            index=index, master=_u32(_MARK_MASTER), fd=_u32(_MARK_FD), name=_MARK_NAME,
-            mac=_MARK_MAC, peer_mac=_MARK_MAC2,
+            encoder.veth(name, _MARK_INDEX, ("eth0", ETH0), _MARK_FD),
+            index=index, fd=_u32(_MARK_FD), name=_MARK_NAME,
         )  # fmt: skip
+        self._attach = Template(
+            encoder.set_up(_MARK_INDEX, master=_MARK_MASTER),
+            index=index, master=_u32(_MARK_MASTER),
+        )  # fmt: skip
+        self.loopback = encoder.set_up(LOOPBACK)
         self._inside4 = Template(
-            encoder.address(low4, BLOCK_PREFIX_LEN, ETH0)
-            + encoder.set_up(LOOPBACK)
-            + encoder.set_up(ETH0)
+            encoder.set_up(ETH0, mac=mac_text(_MARK_MAC))
+            + encoder.address(low4, BLOCK_PREFIX_LEN, ETH0)
             + encoder.route(gateway, 32, ETH0)
             + encoder.route(low4, 0, ETH0, gateway=gateway),
-            low=low,
-        )
+            low=low, mac=_MARK_MAC,
+        )  # fmt: skip
         # Not a default route: a connection to elsewhere would wait for its second try, a second
         # later, since the first one's ICMPv6 error comes while the socket is busy connecting.
         prefix6, length = addresses.prefix6.split("/")
@@ -119,21 +119,24 @@ class Templates:
         """The run's IPv6 address in a network."""
         return self._gateway6.fill(index=_u32(FIRST_BRIDGE + number), network=_u16(number))
 
-    def veth(self, number: int, low: int, netns_fd: int) -> bytes:
-        """A link from a network's bridge to ``eth0`` of a namespace, its end there still down."""
+    def veth(self, serial: int, netns_fd: int) -> bytes:
+        """A link from the run to ``eth0`` of a namespace, both ends down."""
         return self._veth.fill(
-            index=_u32(FIRST_VETH + low),
-            master=_u32(FIRST_BRIDGE + number),
+            index=_u32(FIRST_VETH + serial),
             fd=_u32(netns_fd),
-            name=f"p{low:05d}".encode(),
-            mac=self._addresses.mac(low, near=True),
-            peer_mac=self._addresses.mac(low),
+            name=f"p{serial % 100_000:05d}".encode(),
+        )
+
+    def attach(self, serial: int, number: int) -> bytes:
+        """Make the run's end of a link a port of a network."""
+        return self._attach.fill(
+            index=_u32(FIRST_VETH + serial), master=_u32(FIRST_BRIDGE + number)
         )
 
     def inside(self, number: int, low: int, *, ipv6: bool) -> tuple[bytes, list[str]]:
         """What is sent inside of a port's namespace: the messages, and what each does."""
-        message = self._inside4.fill(low=_u16(low))
-        doing = ["address", "loopback", "link up", "route to the gateway", "default route"]
+        message = self._inside4.fill(low=_u16(low), mac=self._addresses.mac(low))
+        doing = ["link up", "address", "route to the gateway", "default route"]
         if ipv6:
             message += self._inside6.fill(low=_u16(low), network=_u16(number))
             doing += ["IPv6 address", "IPv6 route"]
