@@ -81,6 +81,22 @@ class NetlinkSocket:
         if failure is not None:
             raise failure
 
+    def ask(self, message: bytes, doing: str) -> bytes:
+        """Send a request for one thing; the body of the answer.
+
+        Args:
+            message: Encoded, without NLM_F_ACK.
+            doing: What it asks, for the error.
+
+        Raises:
+            OSError: The kernel refused.
+        """
+        self._sock.send(message)
+        kind, flags, body = next(_frames(self._sock.recv(_RECEIVE_BYTES)))
+        if kind == _NLMSG_ERROR:
+            raise _failure(-_ERROR.unpack_from(body)[0], flags, body, doing)
+        return body
+
     def dump(self, message: bytes, doing: str) -> Iterator[bytes]:
         """Send a dump request; yields the body of each message of the answer.
 

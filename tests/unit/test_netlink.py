@@ -22,9 +22,8 @@ from pytest_containers.linux.netlink import (
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 
 
-def get_link(index: int) -> bytes:
+def get_link(index: int, flags: int = NLM_F_REQUEST | NLM_F_ACK) -> bytes:
     body = bytes(4) + index.to_bytes(4, sys.byteorder) + bytes(8)
-    flags = NLM_F_REQUEST | NLM_F_ACK
     return HEADER.pack(HEADER.size + len(body), _RTM_GETLINK, flags, 0, 0) + body
 
 
@@ -37,6 +36,15 @@ def test_a_dump_yields_every_link() -> None:
             for message in sock.dump(header + body, "list links")
         }
     assert names == {name for _, name in socket.if_nameindex()}
+
+
+def test_one_thing_is_asked_for() -> None:
+    with NetlinkSocket() as sock:
+        body = sock.ask(get_link(1, NLM_F_REQUEST), "look at loopback")
+        assert attributes(body, 16)[3] == b"lo\0"
+        with pytest.raises(OSError, match="look at nothing") as caught:
+            sock.ask(get_link(2**30, NLM_F_REQUEST), "look at nothing")
+    assert caught.value.errno == errno.ENODEV
 
 
 def test_answers_are_counted() -> None:

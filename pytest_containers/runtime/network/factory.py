@@ -26,6 +26,7 @@ from pytest_containers.linux.netlink import NetlinkSocket
 from pytest_containers.linux.process import CLONE_NEWNET, setns, unshare
 from pytest_containers.runtime.network import hostlink
 from pytest_containers.runtime.network.addresses import GATEWAY_LOW, HOST_LOW, RunAddresses
+from pytest_containers.runtime.network.carrier import wait_until_up
 from pytest_containers.runtime.network.messages import AF_INET, AF_INET6, Encoder
 from pytest_containers.runtime.network.templates import (
     ALLOW_LINKED,
@@ -159,7 +160,9 @@ class Factory:
             if self.has_ipv6:
                 message = templates.gateway6(number)
                 self._ask(message, f"give network {number} its IPv6 gateway")
-            return self.port(number, low)
+            fd = self.port(number, low)
+            wait_until_up(self._run, templates.get_bridge(number))
+            return fd
         except BaseException:
             self._ask(self._encoder.delete_link(FIRST_BRIDGE + number), f"delete bridge {name}")
             raise
@@ -234,6 +237,7 @@ class Factory:
         spare = self._spares.pop() if self._spares else self._make_spare()
         try:
             with spare.inside as inside:
+                wait_until_up(self._run, self._templates.get_near(spare.serial))
                 message = self._templates.attach(spare.serial, number)
                 self._ask(message, f"make a port of network {number}")
                 message, doing = self._templates.inside(number, low, ipv6=self.has_ipv6)
@@ -257,8 +261,13 @@ class Factory:
         self._serial += 1
         fd, inside = self._namespace()
         try:
-            inside.request(self._templates.loopback, "bring up loopback")
-            self._ask(self._templates.veth(self._serial, fd), "make a link to a new namespace")
+            templates = self._templates
+            self._run.request(
+                templates.veth(self._serial, fd) + templates.near_up(self._serial),
+                "make a link to a new namespace",
+                "bring it up",
+            )
+            inside.request(templates.far_up, "bring loopback up", "bring the link's far end up")
         except BaseException:
             inside.close()
             os.close(fd)

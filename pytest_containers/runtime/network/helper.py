@@ -29,6 +29,7 @@ from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWUSER
 from pytest_containers.runtime.channel import Channel, ChannelClosed
 from pytest_containers.runtime.network import codecs, hostlink
 from pytest_containers.runtime.network.addresses import GATEWAY_LOW, RunAddresses
+from pytest_containers.runtime.network.carrier import wait_until_up
 from pytest_containers.runtime.network.factory import Factory, set_sysctl
 from pytest_containers.runtime.network.messages import Encoder
 from pytest_containers.runtime.network.templates import no_mark
@@ -74,8 +75,9 @@ def _set_up(
     """Link the run to the host, enter the run, and set its namespace up; what came of it."""
     userns_fd, netns_fd = namespaces
     ports = _local_ports()
-    link = hostlink.choose_prefix(encoder, netns_fd, connect=connect)
-    probe = hostlink.host_socket()
+    # Sockets stay in the host's namespace when this process leaves it.
+    host, probe = NetlinkSocket(), hostlink.host_socket()
+    link = hostlink.choose_prefix(host, encoder, netns_fd, connect=connect)
     parent = os.getppid()
     process.setns(userns_fd, CLONE_NEWUSER)
     _become_root()
@@ -90,11 +92,13 @@ def _set_up(
     connected, reason = link.connected, link.reason
     if connected:
         factory.set_up_host_link(ports)
+        wait_until_up(host, encoder.get_link(link.host_index))
         gateway = addresses.ip4(GATEWAY_LOW)
         if not hostlink.reaches(probe, gateway):
             factory.drop_host_link()
             connected, reason = False, f"a firewall of the host drops packets to {gateway}"
     probe.close()
+    host.close()
     return factory, {
         "octet": link.octet,
         "global_id": addresses.global_id.hex(),

@@ -34,7 +34,7 @@ RUN_END = "host0"
 
 _RTA_DST, _IFA_LOCAL = 1, 2
 _RTMSG_SIZE, _IFADDRMSG_SIZE = 12, 8
-_PROBE_TIMEOUT_S = 0.5
+_PROBE_TIMEOUT_S = 3.0
 
 
 class HostLink(NamedTuple):
@@ -44,19 +44,24 @@ class HostLink(NamedTuple):
         octet: x of the run's ``10.x.0.0/16``.
         connected: Whether the host has a link to the run.
         reason: Why not, as a clause; empty if it was not asked for.
+        host_index: Of the host's end.
     """
 
     octet: int
     connected: bool
     reason: str
+    host_index: int = 0
 
 
-def choose_prefix(encoder: Encoder, netns_fd: int, *, connect: bool) -> HostLink:
+def choose_prefix(
+    host: NetlinkSocket, encoder: Encoder, netns_fd: int, *, connect: bool
+) -> HostLink:
     """Choose a prefix that nothing on the host uses, and link the host to the run if possible.
 
     To be called in the host's network namespace.
 
     Args:
+        host: A socket of that namespace.
         encoder: For the messages.
         netns_fd: The run's network namespace.
         connect: Whether to try to make a link; needs CAP_NET_ADMIN on the host.
@@ -64,23 +69,22 @@ def choose_prefix(encoder: Encoder, netns_fd: int, *, connect: bool) -> HostLink
     Raises:
         OSError: Something other than a lack of permission.
     """
-    with NetlinkSocket() as host:
-        start = int.from_bytes(os.urandom(2), "big")
-        candidates = addresses.free_prefixes(_taken(host), start)
-        if not connect:
-            return HostLink(_first(candidates), False, "")
-        name = f"pc{os.urandom(4).hex()}"
-        try:
-            index = _make_link(host, encoder, name, netns_fd)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
-                raise
-            return HostLink(_first(candidates), False, f"{error.filename}: {error.strerror}")
-        try:
-            return HostLink(_claim(host, encoder, index, candidates), True, "")
-        except BaseException:
-            host.request(encoder.delete_link(index), f"delete link {name}")
+    start = int.from_bytes(os.urandom(2), "big")
+    candidates = addresses.free_prefixes(_taken(host), start)
+    if not connect:
+        return HostLink(_first(candidates), False, "")
+    name = f"pc{os.urandom(4).hex()}"
+    try:
+        index = _make_link(host, encoder, name, netns_fd)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
             raise
+        return HostLink(_first(candidates), False, f"{error.filename}: {error.strerror}")
+    try:
+        return HostLink(_claim(host, encoder, index, candidates), True, "", index)
+    except BaseException:
+        host.request(encoder.delete_link(index), f"delete link {name}")
+        raise
 
 
 def host_socket() -> socket.socket:

@@ -88,19 +88,24 @@ class Encoder:
         fields = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
         return _encode(self._codecs.link, RTM_NEWLINK, _NEW, fields, attributes)
 
-    def set_up(self, index: int, *, mac: str | None = None, master: int | None = None) -> bytes:
-        """Bring a link up, with a hardware address, as a port of the bridge `master`."""
+    def set_up(self, index: int) -> bytes:
+        """Bring a link up."""
         fields = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
-        attributes: list[Any] = []
-        if mac is not None:
-            attributes.append(["IFLA_ADDRESS", mac])
-        if master is not None:
-            attributes.append(["IFLA_MASTER", master])
-        return _encode(self._codecs.link, RTM_NEWLINK, _SET, fields, attributes)
+        return _encode(self._codecs.link, RTM_NEWLINK, _SET, fields, [])
 
     def get_link(self, index: int) -> bytes:
-        """Ask for a link, to learn whether it is there."""
-        return _encode(self._codecs.link, RTM_GETLINK, _SET, {"index": index}, [])
+        """Ask for a link."""
+        return _encode(self._codecs.link, RTM_GETLINK, NLM_F_REQUEST, {"index": index}, [])
+
+    def set_address(self, index: int, mac: str) -> bytes:
+        """Give a link a hardware address."""
+        attributes = [["IFLA_ADDRESS", mac]]
+        return _encode(self._codecs.link, RTM_NEWLINK, _SET, {"index": index}, attributes)
+
+    def set_master(self, index: int, master: int) -> bytes:
+        """Make a link a port of the bridge `master`."""
+        attributes = [["IFLA_MASTER", master]]
+        return _encode(self._codecs.link, RTM_NEWLINK, _SET, {"index": index}, attributes)
 
     def silence_ipv6(self, index: int) -> bytes:
         """Keep a link that is still down from ever getting a link-local address."""

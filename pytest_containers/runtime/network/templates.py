@@ -61,13 +61,14 @@ class Templates:
             encoder.veth(name, _MARK_INDEX, ("eth0", ETH0), _MARK_FD),
             index=index, fd=_u32(_MARK_FD), name=_MARK_NAME,
         )  # fmt: skip
+        self._near_up = Template(encoder.set_up(_MARK_INDEX), index=index)
         self._attach = Template(
-            encoder.set_up(_MARK_INDEX, master=_MARK_MASTER),
-            index=index, master=_u32(_MARK_MASTER),
-        )  # fmt: skip
-        self.loopback = encoder.set_up(LOOPBACK)
+            encoder.set_master(_MARK_INDEX, _MARK_MASTER), index=index, master=_u32(_MARK_MASTER)
+        )
+        self._get_link = Template(encoder.get_link(_MARK_INDEX), index=index)
+        self.far_up = encoder.set_up(LOOPBACK) + encoder.set_up(ETH0)
         self._inside4 = Template(
-            encoder.set_up(ETH0, mac=mac_text(_MARK_MAC))
+            encoder.set_address(ETH0, mac_text(_MARK_MAC))
             + encoder.address(low4, BLOCK_PREFIX_LEN, ETH0)
             + encoder.route(gateway, 32, ETH0)
             + encoder.route(low4, 0, ETH0, gateway=gateway),
@@ -127,16 +128,28 @@ class Templates:
             name=f"p{serial % 100_000:05d}".encode(),
         )
 
+    def near_up(self, serial: int) -> bytes:
+        """Bring the run's end of a link up."""
+        return self._near_up.fill(index=_u32(FIRST_VETH + serial))
+
     def attach(self, serial: int, number: int) -> bytes:
         """Make the run's end of a link a port of a network."""
         return self._attach.fill(
             index=_u32(FIRST_VETH + serial), master=_u32(FIRST_BRIDGE + number)
         )
 
+    def get_near(self, serial: int) -> bytes:
+        """Ask for the run's end of a link."""
+        return self._get_link.fill(index=_u32(FIRST_VETH + serial))
+
+    def get_bridge(self, number: int) -> bytes:
+        """Ask for a network's bridge."""
+        return self._get_link.fill(index=_u32(FIRST_BRIDGE + number))
+
     def inside(self, number: int, low: int, *, ipv6: bool) -> tuple[bytes, list[str]]:
         """What is sent inside of a port's namespace: the messages, and what each does."""
         message = self._inside4.fill(low=_u16(low), mac=self._addresses.mac(low))
-        doing = ["link up", "address", "route to the gateway", "default route"]
+        doing = ["hardware address", "address", "route to the gateway", "default route"]
         if ipv6:
             message += self._inside6.fill(low=_u16(low), network=_u16(number))
             doing += ["IPv6 address", "IPv6 route"]
