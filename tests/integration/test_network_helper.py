@@ -155,7 +155,7 @@ class Lab:
 
         def connect() -> bool:
             try:
-                socket.create_connection((ip, number), 0.5).close()
+                socket.create_connection((ip, number), 3).close()
             except OSError as error:
                 # A refusal would be an answer, and so a leak.
                 assert error.errno != errno.ECONNREFUSED

@@ -465,6 +465,22 @@ def test_a_port_is_for_the_networks_that_were_given_it(bench: Bench) -> None:
         bench.beside(lambda: ask_from("127.0.1.5", (gateway, number)))
 
 
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_a_server_of_the_host_on_either_loopback(bench: Bench, ip: str) -> None:
+    (client, near) = bench.pair()
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    server = bench.own(socket.create_server((ip, 0), family=family))
+    connect_host(bench.loop, near, server.getsockname()[1])
+
+    def talk() -> bytes:
+        client.shutdown(socket.SHUT_WR)
+        with server.accept()[0] as sock:
+            sock.sendall(b"hello")
+        return read_all(client)
+
+    assert bench.beside(talk) == b"hello"
+
+
 def test_a_host_port_where_nobody_listens_ends_the_connection(bench: Bench) -> None:
     gateway, number = "127.0.0.9", free_port()
     ports = HostPorts(

@@ -106,7 +106,12 @@ class _Streams:
             if isinstance(far, Fault):
                 _reset(near)
                 return
-            relay = Relay(self._loop, near, far, lambda: self._relays.discard(relay))
+            try:
+                relay = Relay(self._loop, near, far, lambda: self._relays.discard(relay))
+            except OSError:  # no pipe: out of descriptors
+                far.close()
+                _reset(near)
+                return
             self._relays.add(relay)
 
         self._dial("tcp", *self._target, dialled)

@@ -6,18 +6,20 @@ that may have the port, and goes to the launcher, which connects to the host's 1
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
 
 from pytest_containers.runtime.loop import Loop
+from pytest_containers.runtime.messages import Fault
 from pytest_containers.runtime.network.addresses import BLOCK_SIZE
+from pytest_containers.runtime.network.dial import dial
 from pytest_containers.runtime.network.networks import Facts, Network
 from pytest_containers.runtime.network.relay import Relay
 
 Connect = Callable[[socket.socket, int], None]
 _ANY6 = "::"
+_TIMEOUT_S = 10.0
 
 
 class HostPorts:
@@ -101,23 +103,25 @@ class HostPorts:
 
 
 def connect_host(loop: Loop, near: socket.socket, port: int) -> None:
-    """The launcher's side: join an accepted socket to ``127.0.0.1:port`` of the host."""
-    near.setblocking(False)
-    far = socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    )
+    """The launcher's side: join an accepted socket to a port of the host's loopback device.
 
-    def connected() -> None:
-        loop.remove_writer(far.fileno())
-        if far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    At 127.0.0.1, else at ::1, where a server for "localhost" may be. Owns the socket.
+    """
+
+    def connected(far: socket.socket | Fault) -> None:
+        if isinstance(far, Fault):
+            near.close()
+            return
+        try:
+            Relay(loop, near, far)
+        except OSError:  # no pipe: out of descriptors
             near.close()
             far.close()
-        else:
-            Relay(loop, near, far)
 
-    code = far.connect_ex(("127.0.0.1", port))
-    if code and code != errno.EINPROGRESS:
-        near.close()
-        far.close()
-    else:
-        loop.add_writer(far.fileno(), connected)
+    def tried(far: socket.socket | Fault) -> None:
+        if isinstance(far, Fault):
+            dial(loop, "tcp", "::1", port, _TIMEOUT_S, connected)
+        else:
+            connected(far)
+
+    dial(loop, "tcp", "127.0.0.1", port, _TIMEOUT_S, tried)
