@@ -61,6 +61,7 @@ class Container:
         state: ``created``, ``running``, ``paused``, ``exited``, ``removed``.
         forwards: Keys of its ports at the launcher.
         host_ports: Ports of the host that it may reach.
+        hosts: Its hosts file, while it is needed.
         disk_path: Of its writable layer on the host's disk; empty when that is in memory.
     """
 
@@ -89,6 +90,7 @@ class Container:
         self.forwards: list[str] = []
         self.host_ports: tuple[int, ...] = ()
         self.disk_path = ""
+        self.hosts: names.Hosts | None = None
         self._own_netns = -1
         self._server = server
         self._image = image
@@ -127,15 +129,16 @@ class Container:
             started(from_os_error("StartError", f"start of container {self.name!r}", error))
 
     def _write_names(self) -> None:
-        hosts = names.hosts_text(self._server.entries_for(self))
-        hostname = self._wanted.config.raw.get("hostname") or self.name
-        names.write_files(self.rootfs.scratch_fd, hosts, hostname)
+        scratch, network = self.rootfs.scratch_fd, self.network
+        names.write_constant(scratch, self._wanted.config.raw.get("hostname") or self.name)
+        self._close_hosts()
+        first = self.entry.text + (network.host_lines if network is not None else b"")
+        self.hosts = names.Hosts(scratch, first, b"" if network is None else network.names())
 
-    def refresh_names(self) -> None:
-        """Write /etc/hosts again, since others came or went."""
-        if self.rootfs.scratch_fd >= 0:
-            hosts = names.hosts_text(self._server.entries_for(self))
-            names.write_file(self.rootfs.scratch_fd, "hosts", hosts)
+    def _close_hosts(self) -> None:
+        if self.hosts is not None:
+            self.hosts.close()
+            self.hosts = None
 
     def _launch(self, started: Callable[[Fault | None], None]) -> None:
         server, wanted = self._server, self._wanted
@@ -341,6 +344,7 @@ class Container:
         self.state = "removed"
         # First our own hold on its file systems, so that their memory is freed by the dying
         # process and not by this one.
+        self._close_hosts()
         self.rootfs.close()
         alive = [p for p in (self.main, self._reaper) if p is not None and p.exit_code is None]
         for process in alive:

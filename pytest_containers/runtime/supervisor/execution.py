@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.linux.program import Failure
-from pytest_containers.runtime import oci
 from pytest_containers.runtime.messages import Fault, FaultError
 from pytest_containers.runtime.plan.users import User, resolve
 from pytest_containers.runtime.supervisor import processes
@@ -39,8 +37,7 @@ class Execution:
         client, body = self._client, self._body
         server = client.server
         container = server.require(body["container"])
-        process = json.loads(self._blob)
-        oci.check_process(process)
+        process = server.plans.process(self._blob)
         user = self._user(container)
         program = server.plans.enter(self._blob, process, user)
         init = container.init

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_LOCAL = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _RESOLV = (
-    "# A test container reaches no name server: names are those of /etc/hosts.\n"
-    "options timeout:1 attempts:1\n"
+    b"# A test container reaches no name server: names are those of /etc/hosts.\n"
+    b"options timeout:1 attempts:1\n"
 )
 HOST_NAMES = ("host.containers.internal", "host.docker.internal")
 
@@ -21,31 +21,56 @@ class Entry(NamedTuple):
     ip6: str
     names: Sequence[str]
 
-
-def hosts_text(entries: Iterable[Entry]) -> str:
-    """The contents of /etc/hosts; what comes first wins where names clash."""
-    lines = [_LOCAL]
-    for entry in entries:
-        names = " ".join(dict.fromkeys(entry.names))
-        lines.extend(f"{ip}\t{names}\n" for ip in (entry.ip, entry.ip6) if ip)
-    return "".join(lines)
+    @property
+    def text(self) -> bytes:
+        """As it stands in the file."""
+        names = " ".join(dict.fromkeys(self.names))
+        return "".join(f"{ip}\t{names}\n" for ip in (self.ip, self.ip6) if ip).encode()
 
 
-def write_files(scratch_fd: int, hosts: str, hostname: str) -> None:
-    """Write all three into the ``etc`` folder of a container's scratch."""
-    for name, text in (("hosts", hosts), ("hostname", f"{hostname}\n"), ("resolv.conf", _RESOLV)):
-        write_file(scratch_fd, name, text)
+class Hosts:
+    """A container's hosts file. It is mounted in the container, so it stays the same file.
+
+    Args:
+        scratch_fd: The container's scratch; the file is made in its ``etc``.
+        first: The container's own lines: where names clash, the first wins.
+        others: The lines of all that it finds by name.
+    """
+
+    def __init__(self, scratch_fd: int, first: bytes, others: bytes) -> None:
+        self._fd = _create(scratch_fd, "hosts")
+        self._start = len(_LOCAL) + len(first)
+        self._others = others
+        os.write(self._fd, _LOCAL + first + others)
+
+    def update(self, others: bytes) -> None:
+        """Others came or went. Who comes is last, mostly, so that only that is written."""
+        if self._fd < 0 or others == self._others:
+            return
+        written = len(self._others) if others.startswith(self._others) else 0
+        shrunk = len(others) < len(self._others)
+        os.pwrite(self._fd, others[written:], self._start + written)
+        self._others = others
+        if shrunk:
+            os.ftruncate(self._fd, self._start + len(others))
+
+    def close(self) -> None:
+        """Update it no more; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
-def write_file(scratch_fd: int, name: str, text: str) -> None:
-    """Write one in place: it is mounted in the container, so it must stay the same file."""
-    fd = os.open(
-        f"etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644,
-        dir_fd=scratch_fd,
-    )  # fmt: skip
-    try:
-        data = text.encode()
-        os.write(fd, data)
-        os.ftruncate(fd, len(data))
-    finally:
-        os.close(fd)
+def write_constant(scratch_fd: int, hostname: str) -> None:
+    """Write the files that do not change."""
+    for name, text in (("hostname", f"{hostname}\n".encode()), ("resolv.conf", _RESOLV)):
+        fd = _create(scratch_fd, name)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
+
+
+def _create(scratch_fd: int, name: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(f"etc/{name}", flags, 0o644, dir_fd=scratch_fd)

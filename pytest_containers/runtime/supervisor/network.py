@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_containers.runtime.network.networks import Network
+from pytest_containers.runtime.supervisor import names
 
 if TYPE_CHECKING:
     from pytest_containers.runtime.supervisor.container import Container
@@ -16,7 +17,9 @@ class RunNetwork:
 
     Attributes:
         parents: Networks whose containers are found by name from this one.
-        containers: In order of their start.
+        containers: In order of their start, with their lines of a hosts file.
+        hosts: All these lines.
+        host_lines: Those of the host itself.
     """
 
     def __init__(self, number: str, network: Network, parents: Sequence[RunNetwork]) -> None:
@@ -24,9 +27,27 @@ class RunNetwork:
         self.network = network
         self.parents = tuple(parents)
         self.children: list[RunNetwork] = []
-        self.containers: list[Container] = []
+        self.containers: dict[Container, bytes] = {}
+        self.hosts = b""
+        host = names.Entry(network.gateway4, network.gateway6, names.HOST_NAMES)
+        self.host_lines = host.text
         for parent in parents:
             parent.children.append(self)
+
+    def add(self, container: Container) -> None:
+        """A container joined."""
+        text = container.entry.text
+        self.containers[container] = text
+        self.hosts += text
+
+    def remove(self, container: Container) -> None:
+        """A container left."""
+        del self.containers[container]
+        self.hosts = b"".join(self.containers.values())
+
+    def names(self) -> bytes:
+        """The lines of all who are found by name from here, near before far."""
+        return b"".join([self.hosts, *(one.hosts for one in self.ancestors())])
 
     def detach(self) -> None:
         """Forget it at its parents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ from pytest_containers.linux.numbers import NR
 from pytest_containers.linux.process import last_capability
 from pytest_containers.linux.program import Param, Program
 from pytest_containers.runtime.messages import FaultError
-from pytest_containers.runtime.oci import MASKED_PATHS, READONLY_PATHS, Config
+from pytest_containers.runtime.oci import (
+    MASKED_PATHS,
+    READONLY_PATHS,
+    Config,
+    check_process,
+    parse,
+)
 from pytest_containers.runtime.plan import mounts
 from pytest_containers.runtime.plan.credentials import Machine
 from pytest_containers.runtime.plan.enter import compile_exec
@@ -50,6 +57,25 @@ class Plans:
         self._machine = machine
         self._starts: dict[tuple[object, ...], tuple[Program, User]] = {}
         self._execs: dict[tuple[object, ...], Program] = {}
+        self._configs: dict[tuple[object, ...], Config] = {}
+        self._processes: dict[tuple[object, ...], dict[str, Any]] = {}
+
+    def config(self, text: bytes) -> Config:
+        """A config, checked; equal texts are checked once."""
+        found = self._configs.get((text,))
+        if found is None:
+            found = parse(text)
+            _keep(self._configs, (text,), found)
+        return found
+
+    def process(self, text: bytes) -> dict[str, Any]:
+        """The same for the process object of an exec."""
+        found = self._processes.get((text,))
+        if found is None:
+            found = json.loads(text)
+            check_process(found)
+            _keep(self._processes, (text,), found)
+        return found
 
     def start(
         self, image: ReadyImage, wanted: Wanted, root_fd: int, *, network: bool

@@ -17,7 +17,6 @@ from pytest_containers.runtime.network.hostports import HostPorts
 from pytest_containers.runtime.network.listening import Listening
 from pytest_containers.runtime.network.networks import Facts, Networks
 from pytest_containers.runtime.peer import Peer
-from pytest_containers.runtime.supervisor import names
 from pytest_containers.runtime.supervisor.client import Client
 from pytest_containers.runtime.supervisor.container import Container
 from pytest_containers.runtime.supervisor.images import Trees
@@ -61,6 +60,7 @@ class Server:
         self.containers: dict[str, Container] = {}
         self.networks_by_id: dict[str, RunNetwork] = {}
         self._clients: set[Client] = set()
+        self._untold: dict[str, RunNetwork] = {}
         self._count = 0
 
     # --------------------------------------------------------------- clients
@@ -110,35 +110,31 @@ class Server:
 
     # ---------------------------------------------------------------- names
 
-    def entries_for(self, container: Container) -> list[names.Entry]:
-        """The lines of a container's hosts file: itself first, then near before far."""
-        found = [container.entry]
-        network = container.network
-        if network is None:
-            return [entry for entry in found if entry.ip]
-        for one in (network, *network.ancestors()):
-            found += [other.entry for other in one.containers if other is not container]
-        gateway = network.network
-        found.append(names.Entry(gateway.gateway4, gateway.gateway6, names.HOST_NAMES))
-        return found
-
     def joined(self, container: Container, network: RunNetwork) -> None:
-        """A container came: the others learn its name."""
-        network.containers.append(container)
-        self._tell_names(network, container)
+        """A container came: the others learn its name, as soon as there is time."""
+        network.add(container)
+        self._tell_names(network)
 
     def left(self, container: Container) -> None:
         """A container went."""
         network = container.network
         if network is not None and container in network.containers:
-            network.containers.remove(container)
-            self._tell_names(network, container)
+            network.remove(container)
+            self._tell_names(network)
 
-    def _tell_names(self, network: RunNetwork, about: Container) -> None:
+    def _tell_names(self, network: RunNetwork) -> None:
+        if not self._untold:
+            self.loop.call_later(0, self._write_names)
         for one in (network, *network.descendants()):
-            for other in one.containers:
-                if other is not about and other.state in ("running", "paused"):
-                    other.refresh_names()
+            self._untold[one.id] = one
+
+    def _write_names(self) -> None:
+        untold, self._untold = self._untold, {}
+        for network in untold.values():
+            others = network.names()
+            for container in network.containers:
+                if container.hosts is not None:
+                    container.hosts.update(others)
 
     def exited(self, container: Container) -> None:
         """A container's program has ended."""

@@ -7,7 +7,6 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from pytest_containers.runtime import oci
 from pytest_containers.runtime.channel import Frame
 from pytest_containers.runtime.messages import Fault, FaultError, from_os_error
 from pytest_containers.runtime.network.networks import Port
@@ -47,7 +46,7 @@ class Start:
         self._again = again
         self._container: Container | None = None
         self._given_up = False
-        self._config = oci.parse(blob)
+        self._config = self._server.plans.config(blob)
         self._blob = blob
         self._doing = f"start of container {body['name']!r}"
         self._image = self._server.trees.image(body["image"])
