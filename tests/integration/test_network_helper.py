@@ -594,3 +594,23 @@ def test_all_numbers_are_taken(any_lab: Lab) -> None:
     answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(5)]
     assert isinstance(answers[-1], Fault)
     assert "all 1022 of the run are in use" in answers[-1].message
+
+
+def test_a_limit_of_the_machine_is_named_and_survived(any_lab: Lab) -> None:
+    lab = any_lab
+    network = lab.network()
+    lab.run(0.2)
+    limit = Path("/proc/sys/user/max_net_namespaces")
+    before = limit.read_text()
+
+    lab.inside(lab.netns_fd, lambda: limit.write_text("1"))
+    answers = [
+        lab.await_result(lambda done: lab.networks.take_port(network, done)) for _ in range(8)
+    ]
+    fault = answers[-1]
+    assert isinstance(fault, Fault)
+    assert fault.message.startswith("make a network namespace (user.max_net_namespaces): ")
+    lab.inside(lab.netns_fd, lambda: limit.write_text("1000"))
+    lab.run(0.1)  # what was asked for ahead of need is answered
+    assert isinstance(lab.port(network), Port)
+    assert limit.read_text() == before

@@ -17,6 +17,7 @@ order packets                 are
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -254,7 +255,10 @@ class Factory:
         """
         if len(self._spares) >= _SPARES:
             return False
-        self._spares.append(self._make_spare())
+        try:
+            self._spares.append(self._make_spare())
+        except OSError:
+            return False  # nobody has asked; who does so is told
         return True
 
     def _make_spare(self) -> _Spare:
@@ -276,7 +280,12 @@ class Factory:
 
     def _namespace(self) -> tuple[int, NetlinkSocket]:
         """A new namespace, and a netlink socket in it."""
-        unshare(CLONE_NEWNET)
+        try:
+            unshare(CLONE_NEWNET)
+        except OSError as error:
+            limit = " (user.max_net_namespaces)" if error.errno == errno.ENOSPC else ""
+            doing = f"make a network namespace{limit}"
+            raise OSError(error.errno, error.strerror, doing) from None
         try:
             for name, value in self._container_sysctls:
                 set_sysctl(name, value)
