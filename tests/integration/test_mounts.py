@@ -224,3 +224,12 @@ def test_what_a_killed_run_left_on_disk_is_swept(engine: pc.Engine) -> None:
         while list((home / "scratch").iterdir()) and not end.passed:
             pass
         assert list((home / "scratch").iterdir()) == []
+
+
+def test_small_copies_again_and_again(engine: pc.Engine, tmp_path: Path) -> None:
+    # A reader that stopped at the end of the archive broke the pipe of the writer's padding.
+    with shell(engine, "sleep 100") as container:
+        for number in range(25):
+            container.write_text("/srv/file", f"{number}")
+            container.copy_out("/srv/file", tmp_path / "file")
+            assert (tmp_path / "file").read_text() == f"{number}"

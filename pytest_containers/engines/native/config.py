@@ -99,10 +99,17 @@ def _limit(name: str, value: int | tuple[int, int]) -> dict[str, Any]:
     return {"type": f"RLIMIT_{short.upper()}", "soft": soft, "hard": hard}
 
 
-def config_of(spec: ContainerSpec, image: Image, args: Sequence[str], hostname: str) -> bytes:
-    """The config's text; equal specs give equal bytes, which is what plans are cached by."""
+def config_of(
+    spec: ContainerSpec, image: Image, args: Sequence[str], hostname: str | None
+) -> bytes:
+    """The config's text; equal specs give equal bytes, which is what plans are cached by.
+
+    Args:
+        hostname: For the environment; None for a name that is never the same, which is left out.
+    """
     terminal = spec.tty
-    env = {**image.config.env, "HOSTNAME": hostname, **spec.env}
+    given = {} if hostname is None else {"HOSTNAME": hostname}
+    env = {**image.config.env, **given, **spec.env}
     cwd = spec.workdir or image.config.workdir or "/"
     own = [_mount(mount) for mount in spec.mounts]
     replaced = {entry["destination"] for entry in own} & {"/dev/shm", "/dev/mqueue"}
@@ -118,7 +125,6 @@ def config_of(spec: ContainerSpec, image: Image, args: Sequence[str], hostname: 
         "ociVersion": "1.0.2",
         "process": process_of(args, env, cwd, terminal=terminal, spec=spec),
         "root": {"path": "rootfs", "readonly": spec.read_only},
-        "hostname": hostname,
         "mounts": mounts,
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],

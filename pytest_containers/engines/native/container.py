@@ -77,17 +77,25 @@ class Container:
         image: Image,
         name: str,
         network: Network | None,
+        *,
+        numbered: bool,
     ) -> Container:
-        """Start one; returns when its program runs."""
+        """Start one; returns when its program runs.
+
+        Args:
+            numbered: Whether nobody chose the name.
+        """
         args = configs.command_of(spec, image.config)
         hostname = spec.hostname or _host_name(name)
-        config = configs.config_of(spec, image, args, hostname)
+        shown = None if numbered and spec.hostname is None else hostname
+        config = configs.config_of(spec, image, args, shown)
         if network is None and spec.network:
             network = engine.default_network()
         user = image.config.user if spec.user is None else str(spec.user)
         request: dict[str, Any] = {
             "image": engine.make_ready(image),
             "name": name,
+            "hostname": hostname,
             "names": list(dict.fromkeys([hostname, name, *spec.aliases])),
             "network": network.id if network is not None and spec.network else None,
             "user": user,

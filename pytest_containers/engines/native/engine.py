@@ -241,7 +241,8 @@ class Engine:
         spec = spec_of(image, command, options)
         self.start()  # gets ready while we look at the image
         found = self.image(spec.image)
-        container = Container.start(self, spec, found, self._name(name, spec), network)
+        chosen = name or f"container-{next(self._names)}"
+        container = Container.start(self, spec, found, chosen, network, numbered=name is None)
         self._containers.add(container)
         if wait_ready:
             try:
@@ -250,9 +251,6 @@ class Engine:
                 container.remove()
                 raise
         return container
-
-    def _name(self, name: str | None, spec: ContainerSpec) -> str:
-        return name or f"container-{next(self._names)}"
 
     def close(self) -> None:
         """End the run and with it every container; idempotent."""

@@ -58,6 +58,9 @@ def copy_out(client: Client, container_id: str, name: str, source: str, target: 
         with open(reader, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 _extract(tar, member, goal)
+            # A tar ends before its padding does, and the other side still writes that.
+            while file.read(1 << 16):
+                pass
 
     thread = _in_thread(unpack, failures)
     try:

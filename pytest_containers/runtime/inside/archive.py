@@ -91,6 +91,9 @@ def unpack(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         with open(pipe, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 _make(tar, member, folder, name)
+            # A tar ends before its padding does, and the other side still writes that.
+            while file.read(_CHUNK_BYTES):
+                pass
     finally:
         os.close(folder)
     return {}

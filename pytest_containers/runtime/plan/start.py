@@ -40,7 +40,8 @@ def compile_start(
     """The program of a container's first process, with holes.
 
     Holes: ``rootfs``, ``netns`` (with a network), ``etc:hosts``, ``etc:hostname``,
-    ``etc:resolv.conf``, ``mount:N``, ``stdin``, ``stdout``, ``stderr``: descriptors all.
+    ``etc:resolv.conf``, ``mount:N``, ``stdin``, ``stdout``, ``stderr``, descriptors all; and
+    ``hostname`` with its length, ``hostname_bytes``.
 
     Args:
         config: What to start.
@@ -97,10 +98,11 @@ def add_setup(
     mounts.add_user_mounts(program, config.mounts, directories)
     if config.readonly_root:
         mounts.add_readonly_root(program)
-    for name, call in (("hostname", "sethostname"), ("domainname", "setdomainname")):
-        value = str(config.raw.get(name) or "").encode()
-        if value:
-            program.add((f"set {name}", value), NR[call], value, len(value))
+    # A parameter, since it may be another for each container of a plan.
+    program.add("set hostname", NR["sethostname"], Param("hostname"), Param("hostname_bytes"))
+    domain = str(config.raw.get("domainname") or "").encode()
+    if domain:
+        program.add(("set domainname", domain), NR["setdomainname"], domain, len(domain))
 
 
 def _add_loopback(program: Program) -> None:

@@ -38,6 +38,7 @@ class Wanted(NamedTuple):
         config_text: Its bytes: equal bytes, equal plan.
         user: A name or numbers, as `users.resolve` takes it.
         groups: Supplementary groups.
+        hostname: What the container calls itself.
         names: Hostname, container name and aliases.
         init: Whether a reaping PID 1 is wanted.
         log_limit_bytes: How much output is kept.
@@ -48,6 +49,7 @@ class Wanted(NamedTuple):
     config_text: bytes
     user: str
     groups: tuple[str, ...]
+    hostname: str
     names: tuple[str, ...]
     init: bool
     log_limit_bytes: int
@@ -130,7 +132,7 @@ class Container:
 
     def _write_names(self) -> None:
         scratch, network = self.rootfs.scratch_fd, self.network
-        names.write_constant(scratch, self._wanted.config.raw.get("hostname") or self.name)
+        names.write_constant(scratch, self._wanted.hostname)
         self._close_hosts()
         first = self.entry.text + (network.host_lines if network is not None else b"")
         self.hosts = names.Hosts(scratch, first, b"" if network is None else network.names())
@@ -147,7 +149,7 @@ class Container:
         )
         owner = (self.user.uid, self.user.gid)
         devpts = -1
-        fds: dict[str, int] = {}
+        fds: dict[str, int | bytes] = {}
         if wanted.config.process.get("terminal"):
             devpts, ptmx = processes.new_devpts(server.plans.devpts_options(wanted.config))
             fds["devpts"] = devpts
@@ -161,6 +163,8 @@ class Container:
             fds["rootfs"] = self.rootfs.fd
             if self.port is not None:
                 fds["netns"] = self.port.netns_fd
+            hostname = wanted.hostname.encode()
+            fds |= {"hostname": hostname, "hostname_bytes": len(hostname)}
             fds |= {"reaper": server.reaper_fd} if wanted.init else streams.parameters()
             child = spawn(
                 template.bind(fds), flags=clone_flags(network=self.port is not None),

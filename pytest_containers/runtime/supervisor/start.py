@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Start:
     """One ``run`` request, or a restart, on its way.
 
-    Fields of the request: ``image`` (key), ``name``, ``names``, ``network`` (id or null),
+    Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``,
+    ``network`` (id or null),
     ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
     ``scratch_size_bytes``, ``ports``
     [[number, protocol, host port or null]], ``host_ports`` [number]. The blob is the OCI config,
@@ -170,7 +171,9 @@ class Start:
         scratch_fd, path = self._scratch or new_scratch(server.root, body["scratch_size_bytes"])
         rootfs = Rootfs(server.root, self._image, scratch_fd, path)
         wanted = Wanted(
-            self._config, self._blob, body["user"], tuple(body["groups"]), tuple(body["names"]),
+            self._config, self._blob, body["user"], tuple(body["groups"]),
+            self._config.raw.get("hostname") or body.get("hostname") or body["name"],
+            tuple(body["names"]),
             body["init"], body["log_limit_bytes"], tuple(self._directories),
         )  # fmt: skip
         container = Container(
