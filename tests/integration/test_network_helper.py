@@ -556,7 +556,7 @@ def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
     lab = any_lab
     lab.facts()
     lab.run(0.2)
-    links = lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex()))
+    links = lab.inside(lab.netns_fd, _count_links)
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         network = lab.network()
@@ -568,14 +568,23 @@ def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
     # Less when the collector closed what other tests have left.
     assert len(os.listdir("/proc/self/fd")) <= descriptors
     # Namespaces die in the kernel's own time.
-    assert eventually(lambda: lab.inside(lab.netns_fd, lambda: len(socket.if_nameindex())) == links)
+    assert eventually(lambda: lab.inside(lab.netns_fd, _count_links)[0] <= links[0])
+    # Bridges are used again.
+    assert lab.inside(lab.netns_fd, _count_links)[1] <= 8
+
+
+def _count_links() -> tuple[int, int]:
+    """Of ports, and of networks."""
+    names = [name for _, name in socket.if_nameindex()]
+    ports = sum(name.startswith("p") for name in names)
+    return ports, sum(name.startswith("n") for name in names)
 
 
 def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) -> None:
     """Numbers and addresses are used again, also while what had them before is still dying."""
     lab = any_lab
     lab.facts()
-    lab.networks._numbers._free = type(lab.networks._numbers._free)(range(1, 9))
+    lab.networks._more_numbers._free.clear()
     lab.run(0.2)
     for _ in range(30):
         network = lab.network()
@@ -587,13 +596,45 @@ def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) 
         lab.run(0.06)
 
 
+def test_a_bridge_that_is_used_again_is_as_new(any_lab: Lab) -> None:
+    lab = any_lab
+    lab.networks._more_numbers._free.clear()
+    wide = lab.network()
+    old = lab.network(wide)
+    ports = [lab.port(old) for _ in range(len(block_addresses(1)) + 2)]
+    kept = ports[-1]  # as if a process had survived in it
+    server = lab.server(kept)
+    lab.networks.remove(old)
+    lab.run(0.2)
+    while (new := lab.network()).number != old.number:
+        lab.networks.remove(new)
+        lab.run(0.1)
+    port, shared = lab.port(new), lab.port(wide)
+    with server, lab.server(shared), lab.server(port):
+        assert not lab.can(port, kept.ip)
+        assert not lab.can(port, kept.ip6)
+        assert not lab.can(kept, port.ip)
+        assert not lab.can(port, shared.ip)
+        assert not lab.can(port, shared.ip6)
+        assert lab.can(port, port.ip)
+    assert new.blocks == [old.number]
+
+
+def test_a_network_that_was_removed_has_no_ports(any_lab: Lab) -> None:
+    network = any_lab.network()
+    any_lab.networks.remove(network)
+    fault = any_lab.await_result(lambda done: any_lab.networks.take_port(network, done))
+    assert fault == Fault("StartError", "join a network: it was removed", {})
+
+
 def test_all_numbers_are_taken(any_lab: Lab) -> None:
     lab = any_lab
     lab.facts()
     lab.networks._numbers._free.clear()
+    lab.networks._more_numbers._free.clear()
     answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(5)]
     assert isinstance(answers[-1], Fault)
-    assert "all 1022 of the run are in use" in answers[-1].message
+    assert "all 766 of the run are in use" in answers[-1].message
 
 
 def test_a_limit_of_the_machine_is_named_and_survived(any_lab: Lab) -> None:

@@ -13,8 +13,8 @@ host, where there is a    10.x.255.254
 link to it
 ========================= ===================== ==============================
 
-N runs from 1 to 1022; blocks 0 and 1023 hold the gateway and the host. A network that outgrows
-its 62 addresses gets another number's block beside its own. Hardware addresses follow from
+N runs from 1 to 766. A network that outgrows its 62 addresses gets one of the blocks 767 to 1022
+beside its own; blocks 0 and 1023 hold the gateway and the host. Hardware addresses follow from
 `low`, so that a neighbour cache is never wrong about an address that was used before.
 """
 
@@ -25,7 +25,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 FIRST_PREFIX, LAST_PREFIX = 64, 255
-FIRST_NETWORK, LAST_NETWORK = 1, 1022
+FIRST_NETWORK, LAST_NETWORK = 1, 766
+FIRST_BLOCK, LAST_BLOCK = 767, 1022
 BLOCK_PREFIX_LEN, BLOCK_SIZE = 26, 64
 NETWORK6_PREFIX_LEN = 64
 GATEWAY_LOW, HOST_LOW = 0x0001, 0xFFFE

@@ -11,8 +11,8 @@ are loaded while the supervisor starts. It answers the supervisor's requests in 
     More addresses for a network that has used up its own.
 ``link`` (child, parents, each with its blocks)
     Packets may pass between two networks, both ways.
-``remove`` (networks)
-    Bridges and all rules that name them.
+``remove`` (networks, each with its blocks)
+    They are as if new: to be used again, by another `network`.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Encoder:
         return _encode(self._codecs.link, RTM_NEWLINK, _SET, {"index": index}, attributes)
 
     def set_master(self, index: int, master: int) -> bytes:
-        """Make a link a port of the bridge `master`."""
+        """Make a link a port of the bridge `master`; of none: 0."""
         attributes = [["IFLA_MASTER", master]]
         return _encode(self._codecs.link, RTM_NEWLINK, _SET, {"index": index}, attributes)
 

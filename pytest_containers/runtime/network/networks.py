@@ -16,8 +16,10 @@ from pytest_containers.runtime.channel import Channel, Frame
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.messages import Fault
 from pytest_containers.runtime.network.addresses import (
+    FIRST_BLOCK,
     FIRST_NETWORK,
     GATEWAY_LOW,
+    LAST_BLOCK,
     LAST_NETWORK,
     Pool,
     RunAddresses,
@@ -25,10 +27,11 @@ from pytest_containers.runtime.network.addresses import (
 )
 from pytest_containers.runtime.peer import Peer
 
-_READY_NETWORKS = 3
+_READY_NETWORKS, _FEW_NETWORKS = 3, 8
 _IDLE_S = 0.05
 _MANY_DEAD = 64
 _TRIES = 4
+_REMOVED = Fault("StartError", "join a network: it was removed", {})
 
 
 class Facts(NamedTuple):
@@ -107,7 +110,10 @@ class Networks:
         self._loop = loop
         self._on_lost = lost
         self._helper = Peer(loop, channel, self._from_helper, self._lost)
-        self._numbers = Pool(range(FIRST_NETWORK, LAST_NETWORK + 1))
+        # Few at first, since each that was ever used is a bridge that lives as long as the run.
+        self._numbers = Pool(range(FIRST_NETWORK, FIRST_NETWORK + _FEW_NETWORKS))
+        self._more_numbers = Pool(range(FIRST_NETWORK + _FEW_NETWORKS, LAST_NETWORK + 1))
+        self._blocks = Pool(range(FIRST_BLOCK, LAST_BLOCK + 1))
         self._addresses: RunAddresses | None = None
         self._has_ipv6 = False
         self._facts: Facts | Fault | None = None
@@ -221,9 +227,10 @@ class Networks:
         addresses = self._addresses
         assert addresses is not None
         try:
-            number = self._numbers.take()
+            number = (self._numbers if len(self._numbers) else self._more_numbers).take()
         except LookupError:
-            self._give(Fault("StartError", "make a network: all 1022 of the run are in use", {}))
+            all_used = f"make a network: all {LAST_NETWORK} of the run are in use"
+            self._give(Fault("StartError", all_used, {}))
             return
         network = Network(number, addresses.ip4(GATEWAY_LOW), self._ip6(number, GATEWAY_LOW))
         low = network.addresses.take()
@@ -270,6 +277,9 @@ class Networks:
         if isinstance(self._facts, Fault):
             done(self._facts)
             return
+        if network.removed:
+            done(_REMOVED)
+            return
         if network.ready:
             done(network.ready.popleft())
         else:
@@ -280,6 +290,9 @@ class Networks:
             self._make_port(network, _TRIES)
 
     def _make_port(self, network: Network, tries: int) -> None:
+        if network.removed:
+            self._give_port(network, _REMOVED)  # its bridge may be another network's already
+            return
         network.making += 1
         if not len(network.addresses):
             network.starved += 1
@@ -304,7 +317,7 @@ class Networks:
     def _grow(self, network: Network) -> None:
         """All addresses are taken: another block."""
         try:
-            block = self._numbers.take()
+            block = self._blocks.take()
         except LookupError:
             full = Fault("StartError", "join a network: all addresses of the run are in use", {})
             self._grown(network, full)
@@ -315,7 +328,7 @@ class Networks:
         def answered(frame: Frame | Fault) -> None:
             if isinstance(frame, Fault):
                 network.blocks.remove(block)
-                self._numbers.add([block])
+                self._blocks.add([block])
                 self._grown(network, frame)
             else:
                 network.addresses.add(block_addresses(block))
@@ -383,11 +396,16 @@ class Networks:
             port.network.addresses.add([port.low])
         if not networks:
             return
-        blocks = [block for network in networks for block in network.blocks]
-        self._helper.request(
-            {"op": "remove", "networks": [network.number for network in networks]},
-            lambda answer: self._numbers.add(blocks),
-        )
+
+        def removed(answer: Frame | Fault) -> None:
+            if isinstance(answer, Fault):
+                return  # what may not be clean is not used again
+            for network in networks:
+                self._numbers.add([network.number])
+                self._blocks.add(network.blocks[1:])
+
+        request = {"op": "remove", "networks": [network.blocks for network in networks]}
+        self._helper.request(request, removed)
 
 
 def _ancestors(network: Network) -> list[Network]:

@@ -49,10 +49,13 @@ class Templates:
             encoder.bridge(name, mac_text(_MARK_MAC), _MARK_INDEX),
             index=index, name=_MARK_NAME, mac=_MARK_MAC,
         )  # fmt: skip
-        self._block = Template(
-            encoder.route(low4, BLOCK_PREFIX_LEN, _MARK_INDEX, source=gateway),
-            index=index, low=low,
-        )  # fmt: skip
+        self._blocks = [
+            Template(
+                encoder.route(low4, BLOCK_PREFIX_LEN, _MARK_INDEX, source=gateway, delete=delete),
+                index=index, low=low,
+            )
+            for delete in (False, True)
+        ]  # fmt: skip
         self._gateway6 = Template(
             encoder.address(gateway6, NETWORK6_PREFIX_LEN, _MARK_INDEX),
             index=index, network=network,
@@ -66,6 +69,7 @@ class Templates:
             encoder.set_master(_MARK_INDEX, _MARK_MASTER), index=index, master=_u32(_MARK_MASTER)
         )
         self._get_link = Template(encoder.get_link(_MARK_INDEX), index=index)
+        self._detach = Template(encoder.set_master(_MARK_INDEX, 0), index=index)
         self.far_up = encoder.set_up(LOOPBACK) + encoder.set_up(ETH0)
         self._inside4 = Template(
             encoder.set_address(ETH0, mac_text(_MARK_MAC))
@@ -112,9 +116,11 @@ class Templates:
             mac=self._addresses.mac(block_start(number), near=True),
         )
 
-    def block(self, number: int, block: int) -> bytes:
+    def block(self, number: int, block: int, *, delete: bool = False) -> bytes:
         """The route to a block of addresses of a network."""
-        return self._block.fill(index=_u32(FIRST_BRIDGE + number), low=_u16(block_start(block)))
+        return self._blocks[delete].fill(
+            index=_u32(FIRST_BRIDGE + number), low=_u16(block_start(block))
+        )
 
     def gateway6(self, number: int) -> bytes:
         """The run's IPv6 address in a network."""
@@ -145,6 +151,10 @@ class Templates:
     def get_bridge(self, number: int) -> bytes:
         """Ask for a network's bridge."""
         return self._get_link.fill(index=_u32(FIRST_BRIDGE + number))
+
+    def detach(self, serial: int) -> bytes:
+        """Make the run's end of a link a port of no network."""
+        return self._detach.fill(index=_u32(FIRST_VETH + serial))
 
     def inside(self, number: int, low: int, *, ipv6: bool) -> tuple[bytes, list[str]]:
         """What is sent inside of a port's namespace: the messages, and what each does."""
