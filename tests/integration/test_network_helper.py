@@ -227,10 +227,6 @@ def any_lab() -> Iterator[Lab]:
         lab.close()
 
 
-def host_links() -> set[str]:
-    return {name for name in os.listdir("/sys/class/net") if name.startswith("pc")}
-
-
 def eventually(condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + TIMEOUT_S
     while not condition():
@@ -250,42 +246,62 @@ def test_a_run_has_prefixes_of_its_own(lab: Lab) -> None:
     assert facts.gateway4 == f"10.{facts.octet}.0.1"
 
 
+def _host_end() -> int | None:
+    """The number of the host's end of this namespace's link to it."""
+    from pytest_containers.linux.netlink import (
+        HEADER,
+        NLM_F_DUMP,
+        NLM_F_REQUEST,
+        NetlinkSocket,
+        attributes,
+    )
+
+    header = HEADER.pack(HEADER.size + 16, 18, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
+    with NetlinkSocket() as sock:
+        links = [attributes(body, 16) for body in sock.dump(header + bytes(16), "list links")]
+    ends = [int.from_bytes(link[5], sys.byteorder) for link in links if link[3] == b"host0\0"]
+    return ends[0] if ends else None
+
+
+def _exists(index: int) -> bool:
+    return index in {number for number, _ in socket.if_nameindex()}
+
+
 def test_root_has_a_link_to_the_run_that_dies_with_it() -> None:
-    before = host_links()
     lab = Lab(identities.choose().mode)
     try:
         facts = lab.facts()
+        end = lab.inside(lab.netns_fd, _host_end)
         if os.geteuid() != 0:
             assert not facts.connected
             assert facts.reason
+            assert end is None
             return
         assert (facts.connected, facts.reason) == (True, "")
-        assert len(host_links() - before) == 1
+        assert socket.if_indextoname(end).startswith("pc")
     finally:
         lab.close()
-    assert eventually(lambda: host_links() <= before)
+    assert eventually(lambda: not _exists(end))
 
 
 def test_nobody_asked_for_a_link() -> None:
-    before = host_links()
     lab = Lab(identities.choose().mode, connect=False)
     try:
         assert not lab.facts().connected
-        assert host_links() <= before
+        assert lab.inside(lab.netns_fd, _host_end) is None
     finally:
         lab.close()
 
 
 @pytest.mark.needs("root")
-def test_a_firewall_is_noticed(any_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host_links()
+def test_a_firewall_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helper.hostlink, "reaches", lambda probe, address: False)
-    lab = Lab(any_lab.identity.mode)
+    lab = Lab(identities.choose().mode)
     try:
         facts = lab.facts()
         assert not facts.connected
         assert facts.reason == f"a firewall of the host drops packets to {facts.gateway4}"
-        assert host_links() <= before | host_links()
+        assert lab.inside(lab.netns_fd, _host_end) is None
         port = lab.port(lab.network())
         with lab.server(port):
             assert lab.can(port, port.ip)
