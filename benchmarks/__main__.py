@@ -141,8 +141,9 @@ def page(results: list[Result], growth: ours.Growth, missing: list[str], command
             f"{middle:.2f} ms around the 100th and {late:.2f} ms up to the {len(starts)}th."
         ),
         "",
-        "All of Docker, Podman, runc and crun run without a network here, or on the host's for the HTTP",
-        "server; our containers always have one of their own that the test reaches.",
+        "Docker has its own bridge here (in a network namespace of its own, without iptables), Podman,",
+        "runc, crun and bwrap have no network, all of them that of the host (Docker: its daemon's) for the",
+        "HTTP server. Our containers always have one of their own, which the test reaches.",
         "",
     ]
     lines += [f"Not measured: {reason}" for reason in missing]

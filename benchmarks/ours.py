@@ -142,7 +142,10 @@ class Growth:
         try:
             for _ in range(count):
                 start = time.perf_counter()
-                found.append(engine.run("host:", ["sleep", "1000"], wait_ready=False))
+                network = engine.create_network()  # as every test has
+                found.append(
+                    engine.run("host:", ["sleep", "1000"], network=network, wait_ready=False)
+                )
                 self.starts_ms.append((time.perf_counter() - start) * 1000)
             time.sleep(1)
             self.kib_each = (before - available_kib()) / count - plain

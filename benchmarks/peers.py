@@ -15,6 +15,7 @@ from typing import Protocol
 
 from benchmarks.measure import spawn
 from benchmarks.rootfs import HOSTNAME, unpack
+from pytest_containers.linux.process import CLONE_NEWNET, setns
 
 MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts")
 MASKED_FOLDERS = ("/proc/acpi", "/sys/firmware")
@@ -40,15 +41,29 @@ class Peer(Protocol):
         """End the server."""
 
 
-def await_port(host: str, port: int) -> None:
-    """Return once something accepts connections."""
+def await_port(host: str, port: int, netns_fd: int = -1) -> None:
+    """Return once something accepts connections, here or in another network namespace."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        with socket.socket() as sock:
+        with _socket_in(netns_fd) as sock:
             if sock.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.001)
     raise RuntimeError(f"nothing listens at {host}:{port}")
+
+
+def _socket_in(netns_fd: int) -> socket.socket:
+    if netns_fd < 0:
+        return socket.socket()
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(netns_fd, CLONE_NEWNET)
+        try:
+            return socket.socket()
+        finally:
+            setns(own, CLONE_NEWNET)
+    finally:
+        os.close(own)
 
 
 def http_server(port: int) -> list[str]:
@@ -121,6 +136,8 @@ class OciRuntime:
         self._config = json.loads((self._bundle / "config.json").read_text())
         self._config["root"] = {"path": str(root), "readonly": False}
         self._config["process"]["terminal"] = False
+        # Not everywhere root may raise a limit, and nobody's time is measured by it.
+        self._config["process"]["rlimits"] = []
         self._count = 0
 
     def _prepare(self, command: list[str], *, host_network: bool = False) -> str:
@@ -170,18 +187,24 @@ class OciRuntime:
 
 
 class DockerLike:
-    """`docker` or `podman`, without a network: that is not what is measured."""
+    """`docker` with its own bridge, or `podman` without a network.
 
-    def __init__(self, name: str, command: list[str], tar: Path) -> None:
+    Args:
+        netns_fd: Where its containers' ports are reached, or -1 for here.
+    """
+
+    def __init__(self, name: str, command: list[str], tar: Path, netns_fd: int = -1) -> None:
         self.name = name
+        self._netns_fd = netns_fd
+        self._network = ["--network=none"] if name == "podman" else []
         self._command = command
         # Podman wants to raise a limit that this machine may not permit.
-        self._limits = ["--ulimit=nofile=1024:1024"] if name == "podman" else []
+        self._limits = ["--ulimit=host"] if name == "podman" else []
         subprocess.run([*command, "import", str(tar), IMAGE], check=True, stdout=subprocess.DEVNULL)
 
     def run(self, command: list[str]) -> bytes:
         return spawn(
-            [*self._command, "run", "--rm", *self._limits, "--network=none", IMAGE, *command]
+            [*self._command, "run", "--rm", *self._limits, *self._network, IMAGE, *command]
         )
 
     @contextmanager
@@ -191,7 +214,7 @@ class DockerLike:
             "run",
             "--detach",
             *self._limits,
-            "--network=none",
+            *self._network,
             IMAGE,
             "sleep",
             "1000",
@@ -220,15 +243,19 @@ class DockerLike:
             *http_server(port),
         ]
         self._server = spawn(arguments).decode().strip()
-        await_port("127.0.0.1", port)
+        await_port("127.0.0.1", port, self._netns_fd)
 
     def stop(self) -> None:
         spawn([*self._command, "rm", "--force", self._server])
 
 
 @contextmanager
-def dockerd(work: Path) -> Iterator[list[str]]:
-    """A daemon of our own; yields the client's command."""
+def dockerd(work: Path) -> Iterator[tuple[list[str], int]]:
+    """A daemon of our own, with its bridge in a network namespace of its own.
+
+    Yields:
+        The client's command, and a descriptor of the namespace.
+    """
     client = shutil.which("docker", path="/usr/bin:/usr/local/bin")
     if client is None or shutil.which("dockerd", path="/usr/sbin:/usr/bin") is None:
         raise RuntimeError("docker is not installed")
@@ -236,9 +263,10 @@ def dockerd(work: Path) -> Iterator[list[str]]:
     with open(work / "dockerd.log", "wb") as log:
         daemon = subprocess.Popen(
             [
+                "unshare", "--net", "--", "sh", "-c", 'ip link set lo up; exec "$0" "$@"',
                 "dockerd", f"--data-root={work}/docker", f"--exec-root={work}/docker-exec",
                 f"--pidfile={work}/docker.pid", f"--host={endpoint}", "--iptables=false",
-                "--bridge=none", "--ip-masq=false",
+                "--ip-masq=false",
             ],
             stdout=log, stderr=log,
         )  # fmt: skip
@@ -249,7 +277,11 @@ def dockerd(work: Path) -> Iterator[list[str]]:
             if daemon.poll() is not None or time.monotonic() > end:
                 raise RuntimeError((work / "dockerd.log").read_text().strip().splitlines()[-1])
             time.sleep(0.2)
-        yield command
+        netns_fd = os.open(f"/proc/{daemon.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield command, netns_fd
+        finally:
+            os.close(netns_fd)
     finally:
         daemon.terminate()
         daemon.wait()
@@ -283,11 +315,11 @@ def all_installed(tar: Path, work: Path) -> Iterator[tuple[list[Peer], list[str]
             ]
             _add(stack, peers, missing, "podman", command, tar)
         try:
-            command = stack.enter_context(dockerd(work))
+            command, netns_fd = stack.enter_context(dockerd(work))
         except RuntimeError as error:
             missing.append(f"docker: {error}")
         else:
-            _add(stack, peers, missing, "docker", command, tar)
+            _add(stack, peers, missing, "docker", command, tar, netns_fd)
         yield peers, missing
 
 
@@ -298,9 +330,10 @@ def _add(
     name: str,
     command: list[str],
     tar: Path,
+    netns_fd: int = -1,
 ) -> None:
     try:
-        peer = DockerLike(name, command, tar)
+        peer = DockerLike(name, command, tar, netns_fd)
         peer.run(["true"])
         stack.enter_context(peer.running())
     except (RuntimeError, subprocess.SubprocessError) as error:

@@ -47,7 +47,7 @@ class Images:
         *,
         project: Path | None = None,
     ) -> None:
-        self.store = Store(home or default_home())
+        self.store: Store = Store(home or default_home())
         self._inside_factory = inside_factory
         self._inside: Inside | None = None
         self._project = project

@@ -41,8 +41,8 @@ class Skeleton:
     """
 
     def __init__(self) -> None:
-        self.directories = dict(_DIRECTORIES)
-        self.links = dict(_LINKS)
+        self.directories: dict[str, int] = dict(_DIRECTORIES)
+        self.links: dict[str, str] = dict(_LINKS)
         self.files: dict[str, tuple[int, bytes]] = dict.fromkeys(_EMPTY_FILES, (420, b""))
 
     def add_directory(self, path: str) -> None:

@@ -236,11 +236,11 @@ class TempDir:
     def __init__(self, parent: Path) -> None:
         self.removed_by: Callable[[Path], None] | None = None
         while True:
-            self.path = parent / os.urandom(8).hex()
+            self.path: Path = parent / os.urandom(8).hex()
             self.path.mkdir(mode=0o700)
             fd = _try_lock(os.fspath(self.path))
             if fd is not None:  # else a sweeper got between the two lines above
-                self.fd = fd
+                self.fd: int = fd
                 return
 
     def commit(self, target: Path) -> None:

@@ -55,7 +55,7 @@ class Result:
     __slots__ = ("step",)
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.step: int = step
 
 
 class Param:
@@ -64,7 +64,7 @@ class Param:
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
 
 
 Buffer = bytearray | ctypes.Structure | ctypes.Array[ctypes.c_char]
@@ -237,9 +237,9 @@ class Failure:
     __slots__ = ("errno", "label", "step")
 
     def __init__(self, step: int, label: Label, errno: int) -> None:
-        self.step = step
-        self.label = label
-        self.errno = errno
+        self.step: int = step
+        self.label: Label = label
+        self.errno: int = errno
 
     @property
     def cause(self) -> str:
@@ -255,7 +255,8 @@ class Failure:
     def __eq__(self, other: object) -> bool:
         return repr(self) == repr(other)
 
-    __hash__ = None  # type: ignore[assignment]  # compares by value
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 def _text(label: Label) -> str:

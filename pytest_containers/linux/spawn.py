@@ -72,9 +72,9 @@ class Child:
     def __init__(
         self, pid: int, pidfd: int, status_fd: int, block: Block, program: Program
     ) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.status_fd = status_fd
+        self.pid: int = pid
+        self.pidfd: int = pidfd
+        self.status_fd: int = status_fd
         self._block = block
         self._program = program
         self._finished = False

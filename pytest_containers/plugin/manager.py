@@ -38,7 +38,7 @@ class Manager:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.settings = settings_of(config)
+        self.settings: Settings = settings_of(config)
         self._pid = os.getpid()
         self._engine: Engine | None = None
         self.active: list[Containers] = []

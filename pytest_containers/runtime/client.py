@@ -21,7 +21,7 @@ class Request:
     __slots__ = ("answers", "id")
 
     def __init__(self, number: int) -> None:
-        self.id = number
+        self.id: int = number
         self.answers: deque[Frame] = deque()
 
 

@@ -32,7 +32,7 @@ class FaultError(Exception):
         self, kind: str, message: str, facts: dict[str, Any] | None = None, **data: Any
     ) -> None:
         super().__init__(message)
-        self.fault = Fault(kind, message, {**(facts or {}), **data})
+        self.fault: Fault = Fault(kind, message, {**(facts or {}), **data})
 
 
 def fault(kind: str, message: str, **data: Any) -> Fault:

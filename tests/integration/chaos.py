@@ -109,6 +109,14 @@ def state(tmp: Path) -> dict[str, list[str]]:
     }
 
 
+def leftovers(
+    before: dict[str, list[str]], during: dict[str, list[str]], after: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """What came while it ran and is still there; not what another run on this machine has made."""
+    found = {name: set(after[name]) & set(during[name]) - set(before[name]) for name in after}
+    return {name: sorted(things) for name, things in found.items() if things}
+
+
 def main(seed: str, trials: str, home: str, tmp: str, kind: str) -> None:
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     chance = random.Random(int(seed))
@@ -165,6 +173,7 @@ def trial(
     if stopped is not None and victim == "main":
         for pid in roles[stopped]:
             kill(pid, signal.SIGSTOP)
+    during = state(tmp)
     start = time.monotonic()
     for pid in roles[victim][:1]:
         kill(pid, signal.SIGKILL)
@@ -193,9 +202,9 @@ def trial(
     wait_for(lambda: not living(), LIMIT_S)
     result["left_processes"] = [f"{pid} {entry}" for pid, entry in living().items()]
     # Namespaces are taken down by the kernel's own workers, after their last process.
-    wait_for(lambda: state(tmp) == before, LIMIT_S)
+    wait_for(lambda: leftovers(before, during, state(tmp)) == {}, LIMIT_S)
     after = state(tmp)
-    result["left"] = {name: sorted(set(after[name]) - set(before[name])) for name in after}
+    result["left"] = leftovers(before, during, after)
     for pid in living():
         kill(pid, signal.SIGKILL)
     return result

@@ -33,7 +33,7 @@ class Broker:
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
-        self.address = f"pytest-containers-{secrets.token_hex(16)}"
+        self.address: str = f"pytest-containers-{secrets.token_hex(16)}"
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.bind(f"\0{self.address}")
         self._sock.listen(64)

@@ -58,7 +58,7 @@ class Container:
         self.name = name
         self.image = image
         self.command: Sequence[str] = json.loads(config)["process"]["args"]
-        self.id = ""
+        self.id: str = ""
         self._engine = engine
         self._network = network
         self._config = config

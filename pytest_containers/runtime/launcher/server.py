@@ -47,7 +47,7 @@ class Launcher:
         identity: Identity,
         home: str,
     ) -> None:
-        self.userns_fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        self.userns_fd: int = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self._pidfd = pidfd
         self._controller_fd = controller_fd
         self._identity = identity

@@ -81,7 +81,7 @@ class Factory:
         self._ports: dict[int, list[int]] = {}
         self._spares: list[_Spare] = []
         self._serial = 0
-        self.has_ipv6 = _has_ipv6()
+        self.has_ipv6: bool = _has_ipv6()
         self._container_sysctls = (
             ("ipv4/ping_group_range", f"0 {_last_group()}"),
             ("ipv4/ip_unprivileged_port_start", "0"),

@@ -85,10 +85,10 @@ class Network:
         self.number = number
         self.gateway4 = gateway4
         self.gateway6 = gateway6
-        self.blocks = [number]
-        self.parents = tuple(parents)
+        self.blocks: list[int] = [number]
+        self.parents: tuple[Network, ...] = tuple(parents)
         self.linked: set[Network] = set()
-        self.addresses = Pool(block_addresses(number))
+        self.addresses: Pool = Pool(block_addresses(number))
         self.ready: deque[Port] = deque()
         self.waiting: deque[Callable[[Port | Fault], None]] = deque()
         self.making = 0

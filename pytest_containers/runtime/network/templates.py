@@ -70,7 +70,7 @@ class Templates:
         )
         self._get_link = Template(encoder.get_link(_MARK_INDEX), index=index)
         self._detach = Template(encoder.set_master(_MARK_INDEX, 0), index=index)
-        self.far_up = encoder.set_up(LOOPBACK) + encoder.set_up(ETH0)
+        self.far_up: bytes = encoder.set_up(LOOPBACK) + encoder.set_up(ETH0)
         self._inside4 = Template(
             encoder.set_address(ETH0, mac_text(_MARK_MAC))
             + encoder.address(low4, BLOCK_PREFIX_LEN, ETH0)

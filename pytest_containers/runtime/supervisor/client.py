@@ -45,7 +45,7 @@ class Client:
         self, server: Server, channel: Channel, pidfd: int, gone: Callable[[], object]
     ) -> None:
         self.server = server
-        self.peer = Peer(server.loop, channel, self._handle, self._lost)
+        self.peer: Peer = Peer(server.loop, channel, self._handle, self._lost)
         self.containers: dict[str, Container] = {}
         self._networks: dict[str, RunNetwork] = {}
         self._volumes: dict[str, Volume] = {}

@@ -84,8 +84,8 @@ class Container:
         self.network = network
         self.port = port
         self.rootfs = rootfs
-        self.log = Log(server.loop, wanted.log_limit_bytes)
-        self.state = "created"
+        self.log: Log = Log(server.loop, wanted.log_limit_bytes)
+        self.state: str = "created"
         self.exit_code: int | None = None
         self.main: Process | None = None
         self.user: User | None = None

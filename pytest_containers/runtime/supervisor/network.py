@@ -25,12 +25,12 @@ class RunNetwork:
     def __init__(self, number: str, network: Network, parents: Sequence[RunNetwork]) -> None:
         self.id = number
         self.network = network
-        self.parents = tuple(parents)
+        self.parents: tuple[RunNetwork, ...] = tuple(parents)
         self.children: list[RunNetwork] = []
         self.containers: dict[Container, bytes] = {}
-        self.hosts = b""
+        self.hosts: bytes = b""
         host = names.Entry(network.gateway4, network.gateway6, names.HOST_NAMES)
-        self.host_lines = host.text
+        self.host_lines: bytes = host.text
         for parent in parents:
             parent.children.append(self)
 

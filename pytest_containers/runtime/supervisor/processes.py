@@ -41,7 +41,7 @@ class Process:
         self._child = child
         self._started: Callable[[Failure | None], None] | None = started
         self._ended = ended
-        self.pid = child.pid
+        self.pid: int = child.pid
         self.exit_code: int | None = None
         loop.add_reader(child.status_fd, self._on_status)
         loop.add_reader(child.pidfd, self._on_end)
@@ -95,8 +95,8 @@ class Streams:
     """
 
     def __init__(self, inner: tuple[int, int, int], outer: tuple[int, int, int]) -> None:
-        self.inner = inner
-        self.outer = outer
+        self.inner: tuple[int, int, int] = inner
+        self.outer: tuple[int, int, int] = outer
 
     @classmethod
     def pipes(cls, null_fd: int, owner: tuple[int, int], *, stdin: bool) -> Streams:

@@ -42,9 +42,9 @@ class Rootfs:
     ) -> None:
         self._root = root
         self._image = image
-        self.scratch_fd = scratch_fd
+        self.scratch_fd: int = scratch_fd
         self._scratch_path = scratch_path
-        self.fd = -1
+        self.fd: int = -1
         self.mount_again()
 
     def mount_again(self) -> None:

@@ -17,12 +17,15 @@ from pytest_containers.runtime.network.hostports import HostPorts
 from pytest_containers.runtime.network.listening import Listening
 from pytest_containers.runtime.network.networks import Facts, Networks
 from pytest_containers.runtime.peer import Peer
+from pytest_containers.runtime.plan.credentials import Machine
 from pytest_containers.runtime.supervisor.client import Client
 from pytest_containers.runtime.supervisor.container import Container
 from pytest_containers.runtime.supervisor.images import Trees
 from pytest_containers.runtime.supervisor.network import RunNetwork
 from pytest_containers.runtime.supervisor.plans import Plans, look_around
 from pytest_containers.runtime.supervisor.root import RunRoot
+
+_CROWD, _CROWD_PAUSE_S = 50, 0.02
 
 
 class Server:
@@ -45,16 +48,16 @@ class Server:
         self.root = root
         self.identity = identity
         self.runner = runner
-        self.machine = look_around(root.features)
-        self.plans = Plans(self.machine)
-        self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self.reaper_fd = open_reaper()
-        self.pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.net_ns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self.launcher = Peer(loop, launcher, self._from_launcher, loop.stop)
-        self.networks = Networks(loop, networks, self._helper_lost)
-        self.trees = Trees(root, identity, self.launcher)
-        self.listening = Listening(loop)
+        self.machine: Machine = look_around(root.features)
+        self.plans: Plans = Plans(self.machine)
+        self.null_fd: int = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.reaper_fd: int = open_reaper()
+        self.pid_ns: int = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.net_ns: int = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.launcher: Peer = Peer(loop, launcher, self._from_launcher, loop.stop)
+        self.networks: Networks = Networks(loop, networks, self._helper_lost)
+        self.trees: Trees = Trees(root, identity, self.launcher)
+        self.listening: Listening = Listening(loop)
         self.host_ports: HostPorts | None = None
         self.facts: Facts | None = None
         self.containers: dict[str, Container] = {}
@@ -124,7 +127,9 @@ class Server:
 
     def _tell_names(self, network: RunNetwork) -> None:
         if not self._untold:
-            self.loop.call_later(0, self._write_names)
+            # In a crowd it costs milliseconds: there, several that come at once are told together.
+            crowded = len(network.containers) > _CROWD
+            self.loop.call_later(_CROWD_PAUSE_S if crowded else 0, self._write_names)
         for one in (network, *network.descendants()):
             self._untold[one.id] = one
 
