@@ -21,7 +21,7 @@ _OLD: dict[str, dict[str, int]] = {
         "unlinkat": 263, "symlinkat": 266, "fchmodat": 268, "unshare": 272, "splice": 275,
         "signalfd4": 289, "dup3": 292, "prlimit64": 302, "setns": 308, "seccomp": 317,
         "memfd_create": 319, "execveat": 322, "syncfs": 306, "setxattr": 188, "fsetxattr": 190,
-        "socket": 41,
+        "socket": 41, "add_key": 248, "keyctl": 250,
     },
     "aarch64": {
         "read": 63, "write": 64, "close": 57, "rt_sigprocmask": 135, "ioctl": 29, "dup": 23,
@@ -33,7 +33,7 @@ _OLD: dict[str, dict[str, int]] = {
         "unlinkat": 35, "symlinkat": 36, "fchmodat": 53, "unshare": 97, "splice": 76,
         "signalfd4": 74, "dup3": 24, "prlimit64": 261, "setns": 268, "seccomp": 277,
         "memfd_create": 279, "execveat": 281, "syncfs": 267, "setxattr": 5, "fsetxattr": 7,
-        "socket": 198,
+        "socket": 198, "add_key": 217, "keyctl": 219,
     },
 }  # fmt: skip
 

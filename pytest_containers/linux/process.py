@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -18,6 +19,9 @@ CLONE_CLEAR_SIGHAND = 0x100000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
 PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_REVOKE = 1, 3
+KEY_SPEC_SESSION_KEYRING = -3
 
 CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
@@ -81,6 +85,18 @@ def set_hostname(name: str) -> None:
     """sethostname(2)."""
     raw = name.encode()
     syscall(NR["sethostname"], raw, len(raw))
+
+
+def forget_keys() -> None:
+    """Leave the session keyring that was inherited, for a revoked one (keyrings(7)).
+
+    No namespace divides keys: whoever has the caller's session keyring can read and revoke what is
+    in it. A new one for each container would count against the user's quota, 200 of them.
+    """
+    # A kernel without keys, or a filter that permits them to nobody below either.
+    with contextlib.suppress(OSError):
+        syscall(NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, 0)
+        syscall(NR["keyctl"], KEYCTL_REVOKE, KEY_SPEC_SESSION_KEYRING)
 
 
 class CapHeader(ctypes.Structure):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pytest_containers as pc
+from pytest_containers.linux.libc import syscall
+from pytest_containers.linux.numbers import NR
+from pytest_containers.linux.process import KEY_SPEC_SESSION_KEYRING, KEYCTL_REVOKE
+
+KEYCTL_UNLINK, KEYCTL_SEARCH, KEYCTL_READ = 9, 10, 11
 
 
 @pytest.fixture
@@ -89,6 +97,44 @@ def test_read_only_trees_stay_so_for_an_administrator(engine: pc.Engine, tmp_pat
         assert container.exec(["sh", "-c", script]).returncode != 0
     assert (tmp_path / "file").read_text() == "ours"
     assert not Path("/usr/x").exists()
+
+
+@pytest.mark.needs("root")
+def test_what_the_host_mounts_read_only_stays_so(engine: pc.Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("ours")
+    subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", tmp_path], check=True)
+        options = {"mounts": [pc.Bind(tmp_path, "/data")], "cap_add": ["SYS_ADMIN"]}
+        with engine.run("host:", ["sleep", "100"], **options) as container:
+            script = "cat /data/file; mount -o remount,rw,bind /data; echo theirs > /data/file"
+            done = container.exec(["sh", "-c", script], text=True)
+        assert (done.stdout, done.returncode != 0) == ("ours", True)
+        assert (tmp_path / "file").read_text() == "ours"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_keys_of_the_host_are_out_of_reach(store_home: Path) -> None:
+    # Only who is started after the key was made inherits the keyring that it is in.
+    key = syscall(NR["add_key"], b"user", b"ours", b"secret", 6, KEY_SPEC_SESSION_KEYRING)
+    try:
+        script = (
+            "import ctypes; libc = ctypes.CDLL(None)\n"
+            "buffer = ctypes.create_string_buffer(64)\n"
+            f"keyctl = lambda *args: libc.syscall({NR['keyctl']}, *args)\n"
+            f"print(keyctl({KEYCTL_READ}, {key}, buffer, 64), keyctl({KEYCTL_REVOKE}, {key}),"
+            f" keyctl({KEYCTL_SEARCH}, {KEY_SPEC_SESSION_KEYRING}, b'user', b'ours', 0))\n"
+        )
+        with pc.Engine(home=store_home) as engine:
+            container = engine.run("host:", ["sleep", "1000"])
+            done = container.exec([sys.executable, "-c", script], text=True)
+        assert (done.stdout, done.stderr) == ("-1 -1 -1\n", "")
+        held = ctypes.create_string_buffer(6)
+        assert syscall(NR["keyctl"], KEYCTL_READ, key, held, 6) == 6
+        assert held.raw == b"secret"
+    finally:
+        syscall(NR["keyctl"], KEYCTL_UNLINK, key, KEY_SPEC_SESSION_KEYRING)
 
 
 @pytest.mark.parametrize(

@@ -145,21 +145,23 @@ def _mount(mount: Bind | Tmpfs | VolumeMount) -> dict[str, Any]:
         return {
             "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options,
         }  # fmt: skip
-    options = ["ro"] if mount.read_only else []
     if isinstance(mount, VolumeMount):
         return {
             "destination": mount.target, "type": "volume", "source": mount.volume.id,
-            "options": options,
+            "options": ["ro"] if mount.read_only else [],
         }  # fmt: skip
     source = os.path.realpath(mount.source)
     try:
         mode = os.stat(source).st_mode
+        # A mount that the host made read-only could be made writable in the run.
+        read_only = mount.read_only or os.statvfs(source).f_flag & os.ST_RDONLY
     except OSError as error:
         raise StartError(
             f"mount of {os.fspath(mount.source)} on {mount.target}: "
             f"{(error.strerror or str(error)).lower()} on the host; make it first",
             source=os.fspath(mount.source),
         ) from None
+    options = ["ro"] if read_only else []
     if not stat.S_ISDIR(mode):
         options.append("file")
     return {"destination": mount.target, "type": "bind", "source": source, "options": options}

@@ -39,6 +39,7 @@ def main(
     """
     launcher.receive()
     _become_root(identity)
+    process.forget_keys()
     _raise_limits()
     os.umask(0)
     try:
