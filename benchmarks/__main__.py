@@ -13,6 +13,8 @@ import pytest_containers as pc
 from benchmarks import machine, ours, peers, rootfs
 from benchmarks.measure import Case, Result, expect, interleave, nonce, timed
 
+WITH_PLUGIN, WITHOUT = "with the plugin", "without"
+
 
 def main() -> None:
     """Measure, print, and write a page of the documentation if asked to."""
@@ -26,6 +28,7 @@ def main() -> None:
         "--cache", type=Path, default=Path.home() / ".cache/pytest-containers-benchmarks"
     )
     arguments = parser.parse_args()
+    machine.leave_hybrid_cgroups()
     lines = report(arguments.rounds, arguments.slow_rounds, arguments.cache)
     print("\n".join(lines))
     if arguments.write is not None:
@@ -84,8 +87,8 @@ def measure(
         Case("first container of a cold run", {"ours": ours.cold(home, "host:")}, rounds=rounds),
         Case(
             "pytest with one plain test",
-            {"with the plugin": ours.unused(work, home, loaded=True),
-             "without": ours.unused(work, home, loaded=False)},
+            {WITH_PLUGIN: ours.unused(work, home, loaded=True),
+             WITHOUT: ours.unused(work, home, loaded=False)},
             rounds=rounds,
         ),
         Case(
@@ -107,7 +110,7 @@ def page(results: list[Result], growth: ours.Growth, missing: list[str], command
         "# Benchmarks",
         "",
         f"Made by `{command} --write docs/reference/benchmarks.md`: everybody measured in one run,",
-        "by turns, after a warm-up; medians with quartiles. A ratio below 1 means that we are faster.",
+        "in random order, after a warm-up; medians with quartiles. Below 1 means that we are faster.",
         "",
         "| work | who | median | quartiles | values | ours / theirs |",
         "|---|---|---|---|---|---|",
@@ -125,11 +128,17 @@ def page(results: list[Result], growth: ours.Growth, missing: list[str], command
             f"| {result.case} | {result.who} | {result.median:.2f} {result.unit} | "
             f"{low:.2f} to {high:.2f} | {len(result.values)} | {ratio} |"
         )
+    loaded, without = (
+        next(one.values for one in results if one.who == who) for who in (WITH_PLUGIN, WITHOUT)
+    )
+    costs = statistics.median(a - b for a, b in zip(loaded, without, strict=True))
     starts = growth.starts_ms
     early, middle, late = (
         statistics.median(starts[at : at + 10]) for at in (1, 95, len(starts) - 10)
     )
     lines += [
+        "",
+        f"A plugin that is not used costs {costs:.1f} ms: the median difference of {len(loaded)} pairs.",
         "",
         (
             f"A live idle container costs {growth.kib_each / 1024:.2f} MiB beside its own program (change of "
@@ -142,7 +151,7 @@ def page(results: list[Result], growth: ours.Growth, missing: list[str], command
         ),
         "",
         "Docker has its own bridge here (in a network namespace of its own, without iptables), Podman,",
-        "runc, crun and bwrap have no network, all of them that of the host (Docker: its daemon's) for the",
+        "runc, crun and bwrap have none, all of them that of the host (Docker: its daemon's) for the",
         "HTTP server. Our containers always have one of their own, which the test reaches.",
         "",
     ]

@@ -7,6 +7,8 @@ import platform
 import subprocess
 from pathlib import Path
 
+from pytest_containers.linux.process import CLONE_NEWNS, unshare
+
 PROGRAMS = {
     "bwrap": ["bwrap", "--version"],
     "runc": ["runc", "--version"],
@@ -29,6 +31,21 @@ def describe() -> dict[str, str]:
         "user": "root" if os.geteuid() == 0 else "unprivileged",
     }
     return found | {who: version(who) for who in PROGRAMS}
+
+
+def leave_hybrid_cgroups() -> None:
+    """Take cgroup2 out of this process's view where the machine has both versions.
+
+    crun refuses to run beside both. For root only; in a mount namespace that ends with us, and
+    with it what the peers leave mounted.
+    """
+    if os.geteuid() != 0:
+        return
+    unshare(CLONE_NEWNS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    unified = "/sys/fs/cgroup/unified"
+    if os.path.ismount(unified):
+        subprocess.run(["umount", unified], check=True)
 
 
 def version(who: str) -> str:

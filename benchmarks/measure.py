@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -51,14 +52,20 @@ class Case:
 
 
 def interleave(case: Case, rounds: int, warm_up: int = 3) -> list[Result]:
-    """Measure everybody once per round, so that a slow minute of the machine hits all alike."""
+    """Measure everybody once per round, so that a slow minute of the machine hits all alike.
+
+    In a random order: else one of them would always have to bear what the same other one's
+    daemons still do when its client has gone.
+    """
     for _ in range(warm_up):
         for sample in case.samples.values():
             sample()
     values: dict[str, list[float]] = {who: [] for who in case.samples}
+    order = list(case.samples)
     for _ in range(case.rounds or rounds):
-        for who, sample in case.samples.items():
-            values[who].append(sample())
+        random.shuffle(order)
+        for who in order:
+            values[who].append(case.samples[who]())
     return [Result(case.name, who, case.unit, tuple(found)) for who, found in values.items()]
 
 

@@ -88,9 +88,10 @@ def suite(work: Path, home: Path, workers: int) -> Sample:
     return sample
 
 
-def pytest_seconds(folder: Path, home: Path, extra: list[str]) -> float:
+def pytest_seconds(folder: Path, home: Path, extra: list[str], **variables: str) -> float:
     """How long pytest takes for the tests in `folder`; they must pass."""
-    environment = {**os.environ, "PYTEST_CONTAINERS_HOME": str(home)}
+    environment = {**os.environ, "PYTEST_CONTAINERS_HOME": str(home), **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pytest would compile plugins every time
     arguments = [
         sys.executable,
         "-m",
@@ -114,10 +115,11 @@ def unused(work: Path, home: Path, *, loaded: bool) -> Sample:
     folder = work / "unused"
     folder.mkdir(exist_ok=True)
     (folder / "test_plain.py").write_text("def test_it(): pass\n")
-    extra = [] if loaded else ["-p", "no:containers"]
+    # Alone: what other plugins are installed would only add noise.
+    extra = ["-p", "pytest_containers.plugin"] if loaded else []
 
     def sample() -> float:
-        return pytest_seconds(folder, home, extra) * 1000
+        return pytest_seconds(folder, home, extra, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1") * 1000
 
     return sample
 

@@ -147,7 +147,7 @@ class OciRuntime:
             linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] != "network"]
         (self._bundle / "config.json").write_text(json.dumps({**self._config, "linux": linux}))
         self._count += 1
-        return f"benchmark-{os.getpid()}-{self._count}"
+        return f"benchmark-{self.name}-{os.getpid()}-{self._count}"
 
     def run(self, command: list[str]) -> bytes:
         name = self._prepare(command)
@@ -165,7 +165,9 @@ class OciRuntime:
         try:
             yield
         finally:
-            subprocess.run([self.name, *self._state, "delete", "--force", name], check=False)
+            # crun has removed it by itself when its program ended.
+            command = [self.name, *self._state, "delete", "--force", name]
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
             child.wait()
 
     def exec(self, command: list[str]) -> bytes | None:
@@ -198,8 +200,9 @@ class DockerLike:
         self._netns_fd = netns_fd
         self._network = ["--network=none"] if name == "podman" else []
         self._command = command
-        # Podman wants to raise a limit that this machine may not permit.
-        self._limits = ["--ulimit=host"] if name == "podman" else []
+        # Left alone, Podman raises limits, which not every machine permits to root.
+        limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
+        self._limits = limits if name == "podman" else []
         subprocess.run([*command, "import", str(tar), IMAGE], check=True, stdout=subprocess.DEVNULL)
 
     def run(self, command: list[str]) -> bytes:

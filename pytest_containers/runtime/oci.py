@@ -7,7 +7,7 @@ says. `ociVersion`, `annotations` and `hooks` that are empty are the exceptions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pytest_containers.runtime.messages import FaultError
@@ -142,10 +142,21 @@ def check_process(process: Mapping[str, Any]) -> None:
     _check_process(process)
 
 
-def _check_process(process: Mapping[str, Any]) -> None:
-    where = "OCI config process"
-    _only(process, _PROCESS, where)
-    args = process.get("args")
+def command(process: Mapping[str, Any], given: Sequence[Any] | None) -> tuple[str, ...]:
+    """The command line of a process: its own, or the `given` one, which begins with the same word.
+
+    Raises:
+        FaultError: It is not one.
+    """
+    if not given:
+        return tuple(process["args"])
+    _check_args(given)
+    if given[0] != process["args"][0]:
+        raise FaultError("SpecError", f"args: {given[0]!r} is not the config's first word")
+    return tuple(given)
+
+
+def _check_args(args: Sequence[Any] | None) -> None:
     if not args or not all(isinstance(arg, str) for arg in args):
         raise FaultError(
             "SpecError", "no command: neither the image nor the caller names a program"
@@ -153,6 +164,12 @@ def _check_process(process: Mapping[str, Any]) -> None:
     for arg in args:
         if "\0" in arg:
             raise FaultError("SpecError", f"argument {arg!r} contains a NUL character")
+
+
+def _check_process(process: Mapping[str, Any]) -> None:
+    where = "OCI config process"
+    _only(process, _PROCESS, where)
+    _check_args(process.get("args"))
     for variable in process.get("env") or []:
         name, separator, _ = variable.partition("=")
         if not name or not separator or "\0" in variable:

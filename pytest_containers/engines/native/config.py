@@ -101,10 +101,12 @@ def _limit(name: str, value: int | tuple[int, int]) -> dict[str, Any]:
 
 def config_of(
     spec: ContainerSpec, image: Image, args: Sequence[str], hostname: str | None
-) -> bytes:
-    """The config's text; equal specs give equal bytes, which is what plans are cached by.
+) -> dict[str, Any]:
+    """The config; equal specs give equal configs, which is what plans are cached by.
 
     Args:
+        args: The command line, of which the config has the first word: the rest is passed beside
+            it, so that a program with other arguments is the same plan.
         hostname: For the environment; None for a name that is never the same, which is left out.
     """
     terminal = spec.tty
@@ -123,7 +125,7 @@ def config_of(
     ]
     config = {
         "ociVersion": "1.0.2",
-        "process": process_of(args, env, cwd, terminal=terminal, spec=spec),
+        "process": process_of(args[:1], env, cwd, terminal=terminal, spec=spec),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "mounts": mounts,
         "linux": {
@@ -132,7 +134,12 @@ def config_of(
             "readonlyPaths": list(oci.READONLY_PATHS),
         },
     }
-    return json.dumps(config, separators=(",", ":")).encode()
+    return config
+
+
+def text_of(document: Mapping[str, Any]) -> bytes:
+    """A config or process object as it is sent."""
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _mount(mount: Bind | Tmpfs | VolumeMount) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -51,19 +50,20 @@ class Container:
         image: Image,
         name: str,
         network: Network | None,
-        config: bytes,
+        command: Sequence[str],
+        config: Mapping[str, Any],
         request: Mapping[str, Any],
     ) -> None:
         self.spec = spec
         self.name = name
         self.image = image
-        self.command: Sequence[str] = json.loads(config)["process"]["args"]
+        self.command: Sequence[str] = command
         self.id: str = ""
         self._engine = engine
         self._network = network
-        self._config = config
+        self._config = configs.text_of(config)
         self._request = request
-        self._process: dict[str, Any] = json.loads(config)["process"]
+        self._process: Mapping[str, Any] = config["process"]
         self._answer: dict[str, Any] = {}
         self._removed = False
         self._last_logs: Logs | None = None
@@ -94,6 +94,7 @@ class Container:
         user = image.config.user if spec.user is None else str(spec.user)
         request: dict[str, Any] = {
             "image": engine.make_ready(image),
+            "args": args,
             "name": name,
             "hostname": hostname,
             "names": list(dict.fromkeys([hostname, name, *spec.aliases])),
@@ -107,8 +108,8 @@ class Container:
             "ports": [[port.number, port.protocol, port.host] for port in spec.parsed_ports],
             "host_ports": list(spec.host_ports),
         }
-        made = cls(engine, spec, image, name, network, config, request)
-        made._accept(engine.client.call("run", blob=config, **request).body["ok"])
+        made = cls(engine, spec, image, name, network, args, config, request)
+        made._accept(engine.client.call("run", blob=made._config, **request).body["ok"])
         return made
 
     def _accept(self, answer: dict[str, Any]) -> None:
@@ -333,9 +334,12 @@ class Container:
         """
         if self._exit_code is None:
             try:
-                self._exit_code = self._call("wait", within_s=timeout_s).body["ok"]
+                frame = self._call("wait", within_s=timeout_s)
             except WaitTimeoutError:
                 raise self._timed_out("wait for", timeout_s) from None
+            self._exit_code, whole = frame.body["ok"]
+            if whole:
+                self._last_logs = Logs(tuple(_parse(frame.blob)))
         assert self._exit_code is not None
         return self._exit_code
 
@@ -376,7 +380,7 @@ class Container:
         """Stop it and start its program again on the same files and addresses."""
         self.stop(timeout_s)
         answer = self._call("restart", blob=self._config, **self._request).body["ok"]
-        self._exit_code = None
+        self._exit_code = self._last_logs = None
         self._answer = {**answer, "forwards": self._answer["forwards"]}
 
     def remove(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shlex
@@ -10,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_containers.engines.native.config import text_of
 from pytest_containers.engines.protocol import ExecResult
 from pytest_containers.errors import ExecError, SpecError, WaitTimeoutError
 from pytest_containers.runtime.client import Client
@@ -41,11 +41,14 @@ def run(
     args = shlex.split(command) if isinstance(command, str) else list(command)
     if not args:
         raise SpecError(f"exec in container {name!r}: the command is empty")
-    blob = _process(process, args, workdir, env, tty)
+    for word in args:
+        if not isinstance(word, str):
+            raise SpecError(f"exec in container {name!r}: {word!r} is not text; every word must be")
+    blob = _process(process, args[:1], workdir, env, tty)
     data = input.encode() if isinstance(input, str) else input
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     request = client.start(
-        "exec", container=container_id, user=user, groups=[],
+        "exec", container=container_id, user=user, groups=[], args=args,
         stdin=data is not None and not tty, blob=blob,
     )  # fmt: skip
     frame = client.receive(request, last=False)
@@ -100,7 +103,7 @@ def _process(
         own["cwd"] = workdir
     if tty:
         own["terminal"] = True
-    return json.dumps(own, separators=(",", ":")).encode()
+    return text_of(own)
 
 
 def communicate(

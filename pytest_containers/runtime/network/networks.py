@@ -29,6 +29,7 @@ from pytest_containers.runtime.peer import Peer
 
 _READY_NETWORKS, _FEW_NETWORKS = 3, 8
 _IDLE_S = 0.05
+_SPARE_AFTER_S = 0.003
 _MANY_DEAD = 64
 _TRIES = 4
 _REMOVED = Fault("StartError", "join a network: it was removed", {})
@@ -92,6 +93,7 @@ class Network:
         self.ready: deque[Port] = deque()
         self.waiting: deque[Callable[[Port | Fault], None]] = deque()
         self.making = 0
+        self.preparing = False
         self.taken = 0
         self.starved = 0
         self.removed = False
@@ -121,6 +123,7 @@ class Networks:
         self._ready: deque[Network] = deque()
         self._wanted: deque[Callable[[Network | Fault], None]] = deque()
         self._making = 0
+        self._refilling = False
         self._dead_ports: list[Port] = []
         self._dead_networks: list[Network] = []
         self._cleaning = False
@@ -186,7 +189,7 @@ class Networks:
             done(self._facts)
         elif self._ready:
             made(self._ready.popleft())
-            self._refill()
+            self._refill_later()
         else:
             self._wanted.append(made)
             self._refill()
@@ -217,7 +220,14 @@ class Networks:
 
         self._helper.request(request, answered)
 
+    def _refill_later(self) -> None:
+        """Whoever was given one goes on first: on a busy machine, the helper is in the way."""
+        if not self._refilling:
+            self._refilling = True
+            self._loop.call_later(_SPARE_AFTER_S, self._refill)
+
     def _refill(self) -> None:
+        self._refilling = False
         if self._addresses is None:
             return
         while self._making + len(self._ready) < _READY_NETWORKS + len(self._wanted):
@@ -284,8 +294,18 @@ class Networks:
             done(network.ready.popleft())
         else:
             network.waiting.append(done)
-        # A network of many gets more: from then on one is kept ready.
-        spare = 1 if network.taken > 2 else 0
+        self._make_ports(network, 0)
+        if network.taken > 2 and not network.preparing:
+            # A network of many gets more: from then on one is kept ready.
+            network.preparing = True
+            self._loop.call_later(_SPARE_AFTER_S, lambda: self._prepare_port(network))
+
+    def _prepare_port(self, network: Network) -> None:
+        network.preparing = False
+        if not network.removed:
+            self._make_ports(network, 1)
+
+    def _make_ports(self, network: Network, spare: int) -> None:
         while network.making + len(network.ready) < len(network.waiting) + spare:
             self._make_port(network, _TRIES)
 

@@ -70,7 +70,8 @@ def capability_mask(names: Sequence[str], machine: Machine) -> int:
 def add_program(program: Program, process: Mapping[str, Any], user: User, machine: Machine) -> None:
     """Append everything from the resource limits to the execve.
 
-    Parameters of the program: ``stdin``, ``stdout``, ``stderr`` and the status descriptor.
+    Parameters of the program: ``argv`` (see `command_line`), ``stdin``, ``stdout``, ``stderr`` and
+    the status descriptor.
     """
     _check_ids(user, machine)
     capabilities = process.get("capabilities")
@@ -161,17 +162,22 @@ def environment(process: Mapping[str, Any], user: User) -> list[str]:
     return [f"{name}={value}" for name, value in found.items()]
 
 
+def command_line(args: Sequence[str]) -> list[bytes]:
+    """The parameter ``argv``; its first word must be that of the process that was compiled."""
+    return [arg.encode("utf-8", "surrogateescape") for arg in args]
+
+
 def _add_execve(program: Program, process: Mapping[str, Any], user: User) -> None:
-    args = process["args"]
+    name = process["args"][0]
     variables = environment(process, user)
-    if "/" in args[0]:
-        paths = [args[0]]
+    if "/" in name:
+        paths = [name]
     else:
         search = next(item[5:] for item in variables if item.startswith("PATH="))
-        paths = [f"{folder or '.'}/{args[0]}" for folder in search.split(":")]
+        paths = [f"{folder or '.'}/{name}" for folder in search.split(":")]
     program.execve(
-        ("execute", args[0]),
+        ("execute", name),
         [path.encode() for path in paths],
-        [arg.encode("utf-8", "surrogateescape") for arg in args],
+        Param("argv"),
         [item.encode("utf-8", "surrogateescape") for item in variables],
     )

@@ -23,7 +23,7 @@ _NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_N
 def compile_exec(process: Mapping[str, Any], user: User, machine: Machine) -> Program:
     """The program of an exec; it is started in the container's pid namespace.
 
-    Holes: ``container`` (a pidfd of its PID 1), ``stdin``, ``stdout``, ``stderr``.
+    Holes: ``argv``, ``container`` (a pidfd of its PID 1), ``stdin``, ``stdout``, ``stderr``.
     """
     program = Program()
     program.add("new session", NR["setsid"])

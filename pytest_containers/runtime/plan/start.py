@@ -39,7 +39,7 @@ def compile_start(
 ) -> Program:
     """The program of a container's first process, with holes.
 
-    Holes: ``rootfs``, ``netns`` (with a network), ``etc:hosts``, ``etc:hostname``,
+    Holes: ``argv``; ``rootfs``, ``netns`` (with a network), ``etc:hosts``, ``etc:hostname``,
     ``etc:resolv.conf``, ``mount:N``, ``stdin``, ``stdout``, ``stderr``, descriptors all; and
     ``hostname`` with its length, ``hostname_bytes``.
 

@@ -28,6 +28,7 @@ from pytest_containers.runtime.supervisor.volumes import Volume
 if TYPE_CHECKING:
     from pytest_containers.runtime.supervisor.server import Server
 
+_SHORT_BYTES = 1 << 16
 Cancel = Callable[[], None]
 
 
@@ -184,11 +185,17 @@ class Client:
         Start(self, number, body, frame.blob)
 
     def op_wait(self, number: int, body: dict[str, Any], frame: Frame) -> None:
-        """``container``; answers the exit code when it has ended."""
+        """``container``; answers when it has ended: exit code, and whether its output comes along.
+
+        Then the blob is all of it (as in `op_logs`), and there will be no more: it was short, and
+        nobody can write any more.
+        """
         container = self._container(body)
 
         def done(code: int) -> None:
-            self.finish(number, code)
+            log = container.log
+            whole = not log.open and log.end <= _SHORT_BYTES
+            self.finish(number, [code, whole], (), log.since(0)[1] if whole else b"")
 
         self.later(number, lambda: container.forget_waiter(done))
         container.when_exited(done)
@@ -262,7 +269,8 @@ class Client:
     # ----------------------------------------------------------------- exec
 
     def op_exec(self, number: int, body: dict[str, Any], frame: Frame) -> None:
-        """``container``, ``user``, ``groups``, ``stdin``, blob: an OCI process object.
+        """``container``, ``user``, ``groups``, ``stdin``, ``args`` (as in `Start`), blob: an OCI
+        process object.
 
         Answers twice: with descriptors of the streams once the child is made, and with the exit
         code. `exec_signal` reaches it in between.

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_containers.linux.numbers import NR
-from pytest_containers.linux.program import Failure, Program
+from pytest_containers.linux.program import Failure, Program, Value
 from pytest_containers.linux.spawn import spawn
 from pytest_containers.runtime.messages import Fault, FaultError, from_os_error
 from pytest_containers.runtime.network.networks import Port
 from pytest_containers.runtime.oci import Config
+from pytest_containers.runtime.plan.credentials import command_line
 from pytest_containers.runtime.plan.enter import compile_exec
 from pytest_containers.runtime.plan.mounts import OWN_FILES
 from pytest_containers.runtime.plan.start import clone_flags
@@ -36,6 +37,7 @@ class Wanted(NamedTuple):
     Attributes:
         config: The OCI config.
         config_text: Its bytes: equal bytes, equal plan.
+        args: The command line; its first word is that of the config.
         user: A name or numbers, as `users.resolve` takes it.
         groups: Supplementary groups.
         hostname: What the container calls itself.
@@ -47,6 +49,7 @@ class Wanted(NamedTuple):
 
     config: Config
     config_text: bytes
+    args: tuple[str, ...]
     user: str
     groups: tuple[str, ...]
     hostname: str
@@ -149,14 +152,14 @@ class Container:
         )
         owner = (self.user.uid, self.user.gid)
         devpts = -1
-        fds: dict[str, int | bytes] = {}
+        fds: dict[str, Value] = {}
         if wanted.config.process.get("terminal"):
             devpts, ptmx = processes.new_devpts(server.plans.devpts_options(wanted.config))
             fds["devpts"] = devpts
             streams = Streams.terminal(ptmx, owner)
         else:
             streams = Streams.pipes(server.null_fd, owner, stdin=False)
-        etc = [self.rootfs.clone_etc(name) for name in OWN_FILES]
+        etc = self.rootfs.take_etc()
         try:
             fds.update(zip((f"etc:{name}" for name in OWN_FILES), etc, strict=True))
             fds.update((f"mount:{at}", fd) for at, fd in enumerate(self._mount_fds) if fd >= 0)
@@ -165,7 +168,10 @@ class Container:
                 fds["netns"] = self.port.netns_fd
             hostname = wanted.hostname.encode()
             fds |= {"hostname": hostname, "hostname_bytes": len(hostname)}
-            fds |= {"reaper": server.reaper_fd} if wanted.init else streams.parameters()
+            if wanted.init:
+                fds["reaper"] = server.reaper_fd
+            else:
+                fds |= {**streams.parameters(), "argv": command_line(wanted.args)}
             child = spawn(
                 template.bind(fds), flags=clone_flags(network=self.port is not None),
                 runner=server.runner,
@@ -216,7 +222,8 @@ class Container:
             assert self._reaper is not None
             program = compile_exec(self._wanted.config.process, self.user, server.machine)
             pidfd = self._reaper.pidfd
-            bound = program.bind({**streams.parameters(), "container": pidfd})
+            argv = command_line(self._wanted.args)
+            bound = program.bind({**streams.parameters(), "container": pidfd, "argv": argv})
             child = processes.spawn_inside(bound, pidfd, server.pid_ns, server.runner)
         except FaultError as error:
             streams.close()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_containers.linux.program import Failure
 from pytest_containers.runtime.messages import Fault, FaultError
+from pytest_containers.runtime.oci import command
+from pytest_containers.runtime.plan.credentials import command_line
 from pytest_containers.runtime.plan.users import User, resolve
 from pytest_containers.runtime.supervisor import processes
 from pytest_containers.runtime.supervisor.container import Container
@@ -38,6 +40,7 @@ class Execution:
         server = client.server
         container = server.require(body["container"])
         process = server.plans.process(self._blob)
+        args = command(process, body.get("args"))
         user = self._user(container)
         program = server.plans.enter(self._blob, process, user)
         init = container.init
@@ -45,7 +48,8 @@ class Execution:
             raise FaultError("ExecError", f"container {container.name!r} is paused")
         streams = self._streams(container, process, (user.uid, user.gid))
         try:
-            bound = program.bind({**streams.parameters(), "container": init.pidfd})
+            argv = command_line(args)
+            bound = program.bind({**streams.parameters(), "container": init.pidfd, "argv": argv})
             child = processes.spawn_inside(bound, init.pidfd, server.pid_ns, server.runner)
             streams.close_inner()
             fds = tuple(fd for fd in streams.outer if fd >= 0)

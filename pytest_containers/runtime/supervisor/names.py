@@ -38,7 +38,7 @@ class Hosts:
     """
 
     def __init__(self, scratch_fd: int, first: bytes, others: bytes) -> None:
-        self._fd = _create(scratch_fd, "hosts")
+        self._fd = create(scratch_fd, "hosts")
         self._start = len(_LOCAL) + len(first)
         self._others = others
         os.write(self._fd, _LOCAL + first + others)
@@ -64,13 +64,14 @@ class Hosts:
 def write_constant(scratch_fd: int, hostname: str) -> None:
     """Write the files that do not change."""
     for name, text in (("hostname", f"{hostname}\n".encode()), ("resolv.conf", _RESOLV)):
-        fd = _create(scratch_fd, name)
+        fd = create(scratch_fd, name)
         try:
             os.write(fd, text)
         finally:
             os.close(fd)
 
 
-def _create(scratch_fd: int, name: str) -> int:
+def create(scratch_fd: int, name: str) -> int:
+    """Open one of the files for writing, empty; makes it if need be."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(f"etc/{name}", flags, 0o644, dir_fd=scratch_fd)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_containers.linux import mount
+from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.messages import FaultError
+from pytest_containers.runtime.plan.mounts import OWN_FILES
+from pytest_containers.runtime.supervisor import names
 from pytest_containers.runtime.supervisor.root import RunRoot
 
 _SCRATCH_FOLDERS = ("upper", "work", "etc")
+_STOCK_IMAGES, _STOCK_AFTER_S = 4, 0.003
 
 
 class ReadyImage(NamedTuple):
@@ -44,8 +49,13 @@ class Rootfs:
         self._image = image
         self.scratch_fd: int = scratch_fd
         self._scratch_path = scratch_path
+        self._etc: list[int] = []
         self.fd: int = -1
-        self.mount_again()
+        try:
+            self.mount_again()
+        except BaseException:
+            self.close()
+            raise
 
     def mount_again(self) -> None:
         """Make the overlay (anew: a dead container's cannot be attached a second time)."""
@@ -57,22 +67,93 @@ class Rootfs:
         else:
             self.fd = _overlay_by_paths(self._image, self._scratch_path)
 
-    def clone_etc(self, name: str) -> int:
-        """A mount of one of the files in ``etc`` of the scratch."""
-        if self._scratch_path:
-            return mount.open_tree(f"{self._scratch_path}/etc/{name}")
-        return mount.open_tree(f"etc/{name}", self.scratch_fd)
+    def prepare_etc(self) -> None:
+        """Make what `take_etc` will give, of files that are still empty."""
+        for name in OWN_FILES:
+            os.close(names.create(self.scratch_fd, name))
+        self._etc = self._clone_etc()
+
+    def take_etc(self) -> list[int]:
+        """Mounts of the files in ``etc`` of the scratch, in the order of `OWN_FILES`."""
+        prepared, self._etc = self._etc, []
+        return prepared or self._clone_etc()
+
+    def _clone_etc(self) -> list[int]:
+        cloned: list[int] = []
+        try:
+            for name in OWN_FILES:
+                if self._scratch_path:
+                    cloned.append(mount.open_tree(f"{self._scratch_path}/etc/{name}"))
+                else:
+                    cloned.append(mount.open_tree(f"etc/{name}", self.scratch_fd))
+        except BaseException:
+            for fd in cloned:
+                os.close(fd)
+            raise
+        return cloned
 
     def close(self) -> None:
         """Let go of it; memory and blocks return when the container is dead as well."""
-        for fd in (self.fd, self.scratch_fd):
+        for fd in (*self._etc, self.fd, self.scratch_fd):
             if fd >= 0:
                 os.close(fd)
+        self._etc = []
         self.fd = self.scratch_fd = -1
         if self._scratch_path:
             mount.umount(self._scratch_path)
             os.rmdir(self._scratch_path)
             self._scratch_path = ""
+
+
+class Stock:
+    """Root file systems made ahead: one each for the images that were used last.
+
+    Args:
+        root: The run's.
+        loop: Tells when there is time.
+    """
+
+    def __init__(self, root: RunRoot, loop: Loop) -> None:
+        self._root = root
+        self._loop = loop
+        self._ready: dict[str, Rootfs] = {}
+        self._used: dict[str, ReadyImage] = {}
+        self._making = False
+
+    def take(self, image: ReadyImage) -> Rootfs:
+        """A fresh root file system with a writable layer in memory, of no limit."""
+        ready = self._ready.pop(image.key, None)
+        self._used.pop(image.key, None)
+        self._used[image.key] = image
+        if not self._making:
+            self._making = True
+            self._loop.call_later(_STOCK_AFTER_S, self._make)
+        return ready or self._new(image)
+
+    def _new(self, image: ReadyImage) -> Rootfs:
+        return Rootfs(self._root, image, *new_scratch(self._root, None))
+
+    def _make(self) -> None:
+        self._making = False
+        while len(self._used) > _STOCK_IMAGES:
+            oldest = next(iter(self._used))
+            del self._used[oldest]
+            if oldest in self._ready:
+                self._ready.pop(oldest).close()
+        for key, image in self._used.items():
+            # Nobody has asked for it yet, so nobody is told that there is no room for more.
+            with contextlib.suppress(OSError):
+                if key not in self._ready:
+                    self._ready[key] = self._prepared(image)
+
+    def _prepared(self, image: ReadyImage) -> Rootfs:
+        rootfs = self._new(image)
+        try:
+            rootfs.prepare_etc()
+        except BaseException:
+            rootfs.close()
+            raise
+        return rootfs
 
 
 def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:

@@ -24,6 +24,7 @@ from pytest_containers.runtime.supervisor.images import Trees
 from pytest_containers.runtime.supervisor.network import RunNetwork
 from pytest_containers.runtime.supervisor.plans import Plans, look_around
 from pytest_containers.runtime.supervisor.root import RunRoot
+from pytest_containers.runtime.supervisor.rootfs import Stock
 
 _CROWD, _CROWD_PAUSE_S = 50, 0.02
 
@@ -57,6 +58,7 @@ class Server:
         self.launcher: Peer = Peer(loop, launcher, self._from_launcher, loop.stop)
         self.networks: Networks = Networks(loop, networks, self._helper_lost)
         self.trees: Trees = Trees(root, identity, self.launcher)
+        self.stock: Stock = Stock(root, loop)
         self.listening: Listening = Listening(loop)
         self.host_ports: HostPorts | None = None
         self.facts: Facts | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_containers.runtime.channel import Frame
 from pytest_containers.runtime.messages import Fault, FaultError, from_os_error
 from pytest_containers.runtime.network.networks import Port
+from pytest_containers.runtime.oci import command
 from pytest_containers.runtime.supervisor.container import Container, Wanted
 from pytest_containers.runtime.supervisor.images import Tree
 from pytest_containers.runtime.supervisor.rootfs import Rootfs, disk_scratch, new_scratch
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 class Start:
     """One ``run`` request, or a restart, on its way.
 
-    Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``,
-    ``network`` (id or null),
-    ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
-    ``scratch_size_bytes``, ``ports``
-    [[number, protocol, host port or null]], ``host_ports`` [number]. The blob is the OCI config,
-    in which a mount of type ``bind`` names a path of the host and one of type ``volume`` a volume.
+    Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``, ``network`` (id or
+    null), ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
+    ``scratch_size_bytes``, ``ports`` [[number, protocol, host port or null]], ``host_ports``
+    [number], ``args``: the command line, when it has more words than the config's one (plans are
+    kept by the config's text, so that other arguments are no other plan). The blob is the OCI
+    config, in which a mount of type ``bind`` names a path of the host and one of type ``volume`` a
+    volume.
 
     The answer: ``id``, ``pid``, ``ip``, ``ip6``, and ``forwards`` [[number, protocol, port of
     127.0.0.1]].
@@ -49,6 +51,7 @@ class Start:
         self._given_up = False
         self._config = self._server.plans.config(blob)
         self._blob = blob
+        self._args = command(self._config.process, body.get("args"))
         self._doing = f"start of container {body['name']!r}"
         self._image = self._server.trees.image(body["image"])
         self._network = None
@@ -168,10 +171,14 @@ class Start:
 
     def _new_container(self) -> Container:
         server, body = self._server, self._body
-        scratch_fd, path = self._scratch or new_scratch(server.root, body["scratch_size_bytes"])
-        rootfs = Rootfs(server.root, self._image, scratch_fd, path)
+        size_bytes = body["scratch_size_bytes"]
+        if self._scratch is None and size_bytes is None:
+            rootfs = server.stock.take(self._image)
+        else:
+            scratch = self._scratch or new_scratch(server.root, size_bytes)
+            rootfs = Rootfs(server.root, self._image, *scratch)
         wanted = Wanted(
-            self._config, self._blob, body["user"], tuple(body["groups"]),
+            self._config, self._blob, self._args, body["user"], tuple(body["groups"]),
             self._config.raw.get("hostname") or body.get("hostname") or body["name"],
             tuple(body["names"]),
             body["init"], body["log_limit_bytes"], tuple(self._directories),
