@@ -13,6 +13,7 @@ from benchmarks.measure import Sample
 from benchmarks.peers import http_server
 from benchmarks.rootfs import HOSTNAME
 
+PLUGIN = ["-p", "pytest_containers.plugin"]
 COLD = """
 import sys, time
 import pytest_containers as pc
@@ -80,7 +81,7 @@ def suite(work: Path, home: Path, workers: int) -> Sample:
     folder = work / "suite"
     folder.mkdir(exist_ok=True)
     (folder / "test_suite.py").write_text(SUITE)
-    extra = ["-n", str(workers)] if workers else []
+    extra = [*PLUGIN, "-p", "xdist", "-n", str(workers)] if workers else PLUGIN
 
     def sample() -> float:
         return pytest_seconds(folder, home, extra)
@@ -88,9 +89,10 @@ def suite(work: Path, home: Path, workers: int) -> Sample:
     return sample
 
 
-def pytest_seconds(folder: Path, home: Path, extra: list[str], **variables: str) -> float:
+def pytest_seconds(folder: Path, home: Path, extra: list[str]) -> float:
     """How long pytest takes for the tests in `folder`; they must pass."""
-    environment = {**os.environ, "PYTEST_CONTAINERS_HOME": str(home), **variables}
+    environment = {**os.environ, "PYTEST_CONTAINERS_HOME": str(home)}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what else is installed adds only noise
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pytest would compile plugins every time
     arguments = [
         sys.executable,
@@ -115,11 +117,10 @@ def unused(work: Path, home: Path, *, loaded: bool) -> Sample:
     folder = work / "unused"
     folder.mkdir(exist_ok=True)
     (folder / "test_plain.py").write_text("def test_it(): pass\n")
-    # Alone: what other plugins are installed would only add noise.
-    extra = ["-p", "pytest_containers.plugin"] if loaded else []
+    extra = PLUGIN if loaded else []
 
     def sample() -> float:
-        return pytest_seconds(folder, home, extra, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1") * 1000
+        return pytest_seconds(folder, home, extra) * 1000
 
     return sample
 

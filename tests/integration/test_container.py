@@ -21,6 +21,25 @@ def test_runs_a_program_with_either_runner(any_engine: pc.Engine) -> None:
         assert container.logs().stderr == "err\n"
 
 
+def test_arguments_are_each_containers_own(engine: pc.Engine) -> None:
+    for words in (["a"], ["b", "c"], [], ["d e", "\udcff"]):
+        with engine.run("host:", ["printf", "[%s]", *words], wait_ready=False) as container:
+            assert container.wait(10) == 0
+            wanted = "".join(f"[{word}]" for word in words or [""])
+            assert container.logs().stdout_bytes == wanted.encode("utf-8", "surrogateescape")
+
+
+def test_files_are_new_for_each_of_many(engine: pc.Engine) -> None:
+    """Root file systems are made ahead; each is given once, whatever was asked for before."""
+    for number in range(6):
+        options = {"scratch_size_bytes": 1 << 20} if number % 2 else {}
+        script = "test ! -e /srv/file; echo $?; touch /srv/file; cat /etc/hostname"
+        with shell(engine, script, hostname=f"h{number}", **options) as container:
+            assert container.wait(10) == 0
+            assert container.logs().stdout == f"0\nh{number}\n"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [("exit 0", 0), ("exit 255", 255), ("kill -9 $$; sleep 9", None), ("nosuchprogram", 127),
@@ -148,6 +167,29 @@ def test_restart_keeps_files(engine: pc.Engine) -> None:
         container.restart(timeout_s=0.01)
         pc.wait.log("kept").until(container, pc.wait.Deadline(10))
         assert container.status == "running"
+
+
+def test_output_goes_on_after_a_restart(engine: pc.Engine) -> None:
+    with shell(engine, "echo run >> /srv/runs; wc -l < /srv/runs") as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "1\n"
+        container.restart()
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "1\n2\n"
+
+
+@pytest.mark.parametrize("count", [1, 1 << 16, (1 << 16) + 1, 1 << 19])
+def test_all_output_is_there_after_a_wait(engine: pc.Engine, count: int) -> None:
+    with shell(engine, f"head -c {count} /dev/zero") as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout_bytes == bytes(count)
+
+
+def test_output_of_who_outlives_the_program(engine: pc.Engine) -> None:
+    script = "(sleep 0.2; echo child) & echo parent"
+    with shell(engine, script, init=True) as container:
+        assert container.wait(10) == 0
+        assert container.logs().stdout == "parent\n"
 
 
 def test_logs_keep_the_order_of_the_streams(engine: pc.Engine) -> None:

@@ -622,6 +622,17 @@ def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) 
         lab.run(0.06)
 
 
+def test_networks_one_after_the_other_need_few_bridges(any_lab: Lab) -> None:
+    """Each takes the kernel 17 ms at the end of a run, in which no other run can start."""
+    lab = any_lab
+    for _ in range(30):
+        network = lab.network()
+        lab.networks.release_port(lab.port(network))
+        lab.networks.remove(network)
+        lab.run(0.005)
+    assert lab.inside(lab.netns_fd, _count_links)[1] <= 8
+
+
 def test_a_bridge_that_is_used_again_is_as_new(any_lab: Lab) -> None:
     lab = any_lab
     lab.networks._more_numbers._free.clear()
