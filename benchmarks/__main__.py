@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -70,10 +71,11 @@ def measure(
 
         return work
 
-    def serve(peer: peers.Peer) -> Callable[[], float]:
-        port = 18000 + everybody.index(peer)
+    ports = itertools.count(18000)
 
+    def serve(peer: peers.Peer) -> Callable[[], float]:
         def sample() -> float:
+            port = next(ports)  # each time another: a server that was killed may still be there
             took = timed(lambda: peer.serve(port))()
             peer.stop()
             return took

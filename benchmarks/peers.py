@@ -165,9 +165,7 @@ class OciRuntime:
         try:
             yield
         finally:
-            # crun has removed it by itself when its program ended.
-            command = [self.name, *self._state, "delete", "--force", name]
-            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+            self._delete(name)
             child.wait()
 
     def exec(self, command: list[str]) -> bytes | None:
@@ -182,10 +180,13 @@ class OciRuntime:
         await_port("127.0.0.1", port)
 
     def stop(self) -> None:
-        subprocess.run(
-            [self.name, *self._state, "delete", "--force", self._server_name], check=True
-        )
+        self._delete(self._server_name)
         self._server.wait()
+
+    def _delete(self, name: str) -> None:
+        # Unchecked: what runs in the foreground removes itself as well, and may be first.
+        command = [self.name, *self._state, "delete", "--force", name]
+        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
 
 
 class DockerLike:
@@ -203,6 +204,8 @@ class DockerLike:
         # Left alone, Podman raises limits, which not every machine permits to root.
         limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
         self._limits = limits if name == "podman" else []
+        # Docker kills at once.
+        self._remove = ["rm", "--force", *(["--time=0"] if name == "podman" else [])]
         subprocess.run([*command, "import", str(tar), IMAGE], check=True, stdout=subprocess.DEVNULL)
 
     def run(self, command: list[str]) -> bytes:
@@ -227,7 +230,7 @@ class DockerLike:
             yield
         finally:
             subprocess.run(
-                [*self._command, "rm", "--force", self._running],
+                [*self._command, *self._remove, self._running],
                 check=False,
                 stdout=subprocess.DEVNULL,
             )
@@ -249,7 +252,7 @@ class DockerLike:
         await_port("127.0.0.1", port, self._netns_fd)
 
     def stop(self) -> None:
-        spawn([*self._command, "rm", "--force", self._server])
+        spawn([*self._command, *self._remove, self._server])
 
 
 @contextmanager
