@@ -62,7 +62,7 @@ class Execution:
             streams.close()
         self._process = Process(
             server.loop, child,
-            lambda failure: self._started(failure, container), self._ended,
+            lambda failure: self._started(failure, container), self._ended, promptly=False,
         )  # fmt: skip
 
     def _user(self, container: Container) -> User:

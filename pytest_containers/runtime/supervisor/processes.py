@@ -28,6 +28,8 @@ class Process:
         child: As `spawn` made it; owned from now on.
         started: Called once with None when the program runs, or with the failure.
         ended: Called once with the exit code as a shell reports it, after `started`.
+        promptly: Whether `started` is called as soon as it can be, or right before `ended`, which
+            saves a turn of the loop.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Process:
         child: Child,
         started: Callable[[Failure | None], None],
         ended: Callable[[int], None],
+        *,
+        promptly: bool = True,
     ) -> None:
         self._loop = loop
         self._child = child
@@ -43,7 +47,8 @@ class Process:
         self._ended = ended
         self.pid: int = child.pid
         self.exit_code: int | None = None
-        loop.add_reader(child.status_fd, self._on_status)
+        if promptly:
+            loop.add_reader(child.status_fd, self._on_status)
         loop.add_reader(child.pidfd, self._on_end)
 
     @property
@@ -63,7 +68,7 @@ class Process:
 
     def _on_end(self) -> None:
         if self._started is not None:
-            self._on_status()  # both became readable in one turn of the loop
+            self._on_status()
         code = wait_exit(self.pid)
         if code is None:
             return
