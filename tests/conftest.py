@@ -78,10 +78,12 @@ def engine(store_home: Path) -> Iterator[pc.Engine]:
         yield engine
 
 
-@pytest.fixture(params=["stub", "python"])
+@pytest.fixture(params=["stub", "python", "older kernel"])
 def any_engine(request: pytest.FixtureRequest, store_home: Path) -> Iterator[pc.Engine]:
-    """A run of its own, with each of the runners."""
-    with pc.Engine(home=store_home, runner=request.param) as engine:
+    """A run of its own, with each of the runners, and with what kernels before 6.15 offer."""
+    older = request.param == "older kernel"
+    runner = "auto" if older else request.param
+    with pc.Engine(home=store_home, runner=runner, force_fallback=older) as engine:
         yield engine
 
 

@@ -161,8 +161,10 @@ def test_pause_and_unpause(engine: pc.Engine) -> None:
         pc.wait.log("tick", times=before // 5 + 5).until(container, pc.wait.Deadline(10))
 
 
-def test_restart_keeps_files(engine: pc.Engine) -> None:
-    with shell(engine, "cat /srv/kept 2>/dev/null; echo kept > /srv/kept; sleep 100") as container:
+def test_restart_keeps_files(any_engine: pc.Engine) -> None:
+    with shell(
+        any_engine, "cat /srv/kept 2>/dev/null; echo kept > /srv/kept; sleep 100"
+    ) as container:
         pc.wait.file("/srv/kept").until(container, pc.wait.Deadline(10))
         container.restart(timeout_s=0.01)
         pc.wait.log("kept").until(container, pc.wait.Deadline(10))

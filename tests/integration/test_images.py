@@ -168,6 +168,32 @@ def test_owners_modes_links_and_attributes(engine: pc.Engine, layout: Layout, ba
     assert os.getxattr(tree / "attr", "user.note") == b"kept"
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_many_layers(store_home: Path, layout: Layout, base: bytes, older: bool) -> None:
+    """The kernels before 6.15 take layers by path only, and 256 bytes of paths in all."""
+    count = 60
+    tops = [layer([member("number", str(one).encode(), mode=0o644)]) for one in range(count)]
+    each = [layer([member(f"file{one}", b"", mode=0o644)]) for one in range(count)]
+    image = layout.image([base, *tops, *each])
+    with pc.Engine(home=store_home, force_fallback=older) as engine:
+        assert engine.facts["features"]["detached_layers"] is (not older)
+        for _ in range(2):
+            script = "read -r x < number; set -- file*; echo $x; echo $#; echo x > number; > file"
+            assert output(engine, image, script) == f"{count - 1}\n{count}\n"
+
+
+def test_a_health_check_is_what_ready_means(engine: pc.Engine, layout: Layout, base: bytes) -> None:
+    check = {"Healthcheck": {"Test": ["CMD-SHELL", "read -r x < /healthy"], "Interval": 30 * 10**9}}
+    image = layout.image([base], check)
+    script = (
+        "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; echo yes > /healthy; while :; do :; done"
+    )
+    with engine.run(image, ["/bin/sh", "-c", script]) as container:
+        assert container.read_text("/healthy") == "yes\n"
+    with pytest.raises(pc.NotReadyError, match="exit code 2"):
+        engine.run(image, ["/bin/sh", "-c", "while :; do :; done"], ready_timeout_s=0.2)
+
+
 def test_equal_layers_are_stored_once(engine: pc.Engine, tmp_path: Path, base: bytes) -> None:
     one = Layout(tmp_path / "one").image([base, layer([member("a", b"1")])])
     two = Layout(tmp_path / "two").image([base, layer([member("a", b"2")])])

@@ -36,22 +36,22 @@ def test_a_directory_below_a_private_one(engine: pc.Engine, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("what", ["directory", "file"])
-def test_read_only(engine: pc.Engine, tmp_path: Path, what: str) -> None:
+def test_read_only(any_engine: pc.Engine, tmp_path: Path, what: str) -> None:
     (tmp_path / "file").write_text("ours")
     source = tmp_path if what == "directory" else tmp_path / "file"
     path = "/data/file" if what == "directory" else "/data"
     script = f"cat {path}; echo theirs > {path} || echo refused"
-    with shell(engine, script, mounts=[pc.Bind(source, "/data", read_only=True)]) as container:
+    with shell(any_engine, script, mounts=[pc.Bind(source, "/data", read_only=True)]) as container:
         container.wait(10)
         assert container.logs().stdout == "oursrefused\n"
     assert (tmp_path / "file").read_text() == "ours"
 
 
-def test_a_file_that_is_written(engine: pc.Engine, tmp_path: Path) -> None:
+def test_a_file_that_is_written(any_engine: pc.Engine, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
     with shell(
-        engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]
+        any_engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]
     ) as container:
         assert container.wait(10) == 0
     assert file.read_text() == "new\n"
@@ -80,9 +80,9 @@ def test_a_target_that_is_not_absolute(engine: pc.Engine, tmp_path: Path) -> Non
         shell(engine, "true", mounts=[pc.Bind(tmp_path, "data")])
 
 
-def test_tmpfs_and_its_limit(engine: pc.Engine) -> None:
+def test_tmpfs_and_its_limit(any_engine: pc.Engine) -> None:
     script = "stat -c %a /fast; head -c 2000000 /dev/zero > /fast/file"
-    with shell(engine, script, mounts=[pc.Tmpfs("/fast", size_bytes=1 << 20)]) as container:
+    with shell(any_engine, script, mounts=[pc.Tmpfs("/fast", size_bytes=1 << 20)]) as container:
         assert container.wait(10) != 0
         assert container.logs().stdout == "1777\n"
         assert "No space left on device" in container.logs().stderr
@@ -96,20 +96,20 @@ def test_a_limit_of_the_writable_layer(engine: pc.Engine) -> None:
         assert "No space left on device" in container.logs().stderr
 
 
-def test_a_volume_outlives_containers(engine: pc.Engine) -> None:
-    volume = engine.create_volume()
+def test_a_volume_outlives_containers(any_engine: pc.Engine) -> None:
+    volume = any_engine.create_volume()
     mount = pc.VolumeMount(volume, "/data")
-    with shell(engine, "echo kept > /data/file", mounts=[mount]) as container:
+    with shell(any_engine, "echo kept > /data/file", mounts=[mount]) as container:
         assert container.wait(10) == 0
     read_only = pc.VolumeMount(volume, "/data", read_only=True)
     with shell(
-        engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]
+        any_engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]
     ) as container:
         container.wait(10)
         assert container.logs().stdout == "kept\nrefused\n"
     volume.remove()
     with pytest.raises(pc.StartError, match="was removed"):
-        shell(engine, "true", mounts=[mount])
+        shell(any_engine, "true", mounts=[mount])
 
 
 def test_two_containers_share_a_volume(engine: pc.Engine) -> None:
@@ -124,10 +124,10 @@ def test_two_containers_share_a_volume(engine: pc.Engine) -> None:
     volume.remove()
 
 
-def test_a_read_only_root(engine: pc.Engine) -> None:
+def test_a_read_only_root(any_engine: pc.Engine) -> None:
     script = "touch /srv/x || echo refused; touch /tmp/fine && echo fine"
     options = {"read_only": True, "mounts": [pc.Tmpfs("/tmp")]}
-    with shell(engine, script, **options) as container:
+    with shell(any_engine, script, **options) as container:
         assert container.wait(10) == 0
         assert container.logs().stdout == "refused\nfine\n"
 

@@ -201,15 +201,20 @@ def _overlay_by_descriptors(image: ReadyImage, scratch_fd: int) -> int:
 
 
 def _overlay_by_paths(image: ReadyImage, scratch_path: str) -> int:
-    """The way of kernels before 6.15: layers are attached, and named by their short paths."""
-    options: list[tuple[str, str | int | None]] = [
-        ("lowerdir", ":".join(image.layers)),
-        ("upperdir", f"{scratch_path}/upper"),
-        ("workdir", f"{scratch_path}/work"),
-        ("userxattr", None),
-        ("xino", "on"),
-    ]
-    return mount.new_mount("overlay", options)
+    """The way of kernels before 6.15: layers are attached, and named by their short paths.
+
+    With mount(2), which takes a page of options: fsconfig(2) takes 256 bytes, 25 layers.
+    """
+    options = (
+        f"lowerdir={':'.join(image.layers)},upperdir={scratch_path}/upper,"
+        f"workdir={scratch_path}/work,userxattr,xino=on"
+    )
+    place = "/rootfs"  # where a container has its own; here it is always empty
+    mount.mount("overlay", place, "overlay", 0, options)
+    try:
+        return mount.open_tree(place)
+    finally:
+        mount.umount(place)
 
 
 def ready_image(
