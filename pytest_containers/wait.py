@@ -147,13 +147,15 @@ class _Asking:
     """A wait that asks again and again; subclasses say what."""
 
     def until(self, container: Container, deadline: Deadline) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, why = _FIRST_PAUSE_S, ""
         while True:
             answer = self.ask(container, deadline)
             if answer is None:
                 return
             if deadline.passed:
-                raise WaitTimeoutError(f"{self!r}: {answer}", timeout_s=deadline.timeout_s)
+                # The last answer may only be that there was no time left for one.
+                raise WaitTimeoutError(f"{self!r}: {why or answer}", timeout_s=deadline.timeout_s)
+            why = answer
             # The pause ends early if the container does.
             try:
                 container.wait(min(pause_s, deadline.left_s))
