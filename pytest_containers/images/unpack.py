@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import IO, Any
 
 from pytest_containers.errors import ImageError
-from pytest_containers.linux.files import open_in_root
+from pytest_containers.linux.files import open_in_root, remove
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _CHUNK_BYTES = 1 << 20
@@ -291,21 +291,11 @@ class _Unpacker:
             os.fchmod(self._root, stat.S_IMODE(member.mode))
 
     def _remove(self, parent: int, leaf: str, path: str) -> None:
-        try:
-            os.unlink(leaf, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise
-            keep = os.dup(parent)
-            try:
-                shutil.rmtree(leaf, dir_fd=keep)
-            finally:
-                os.close(keep)
-            gone = [one for one in self._folders if one == path or one.startswith(f"{path}/")]
-            for one in gone:
-                del self._folders[one]
+        if not remove(leaf, parent):
+            return
+        gone = [one for one in self._folders if one == path or one.startswith(f"{path}/")]
+        for one in gone:
+            del self._folders[one]
 
     def _whiteout(self, parent: int, leaf: str, folder: str) -> None:
         """Hide `leaf` of the layers below. What this layer has under that name stays."""

@@ -47,6 +47,26 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
     return openat2(root_fd, path, flags, mode=mode, resolve=resolve)
 
 
+def remove(leaf: str, dir_fd: int) -> bool:
+    """Remove what is called `leaf` in a directory, if there is anything.
+
+    Returns:
+        Whether it was a directory; that goes with all that is in it.
+    """
+    try:
+        os.unlink(leaf, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        import shutil  # not on the way of a start
+
+        shutil.rmtree(leaf, dir_fd=dir_fd)
+        return True
+    return False
+
+
 def splice(fd_in: int, fd_out: int, count: int, flags: int = 0) -> int:
     """splice(2) at the descriptors' own offsets; 0 at end of input."""
     return syscall(NR["splice"], fd_in, None, fd_out, None, count, flags)

@@ -6,7 +6,6 @@ Paths are resolved below the root's descriptor, whatever links the container pla
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -14,7 +13,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_containers.linux.files import open_in_root
+from pytest_containers.linux.files import open_in_root, remove
 
 _CHUNK_BYTES = 1 << 20
 
@@ -132,7 +131,7 @@ def _make(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: int, name: str)
         if member.isdir():
             _folder(parent, leaf)
         else:
-            _replace(parent, leaf)
+            remove(leaf, parent)
             if member.issym():
                 os.symlink(member.linkname, leaf, dir_fd=parent)
             elif member.isreg():
@@ -149,17 +148,6 @@ def _folder(parent: int, leaf: str) -> None:
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode):
             raise
-
-
-def _replace(parent: int, leaf: str) -> None:
-    try:
-        os.unlink(leaf, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-        shutil.rmtree(leaf, dir_fd=parent)
 
 
 def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, leaf: str) -> None:
