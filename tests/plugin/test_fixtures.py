@@ -188,18 +188,21 @@ def test_fork(containers):
     result.assert_outcomes(passed=2)
 
 
-def test_asyncio_and_anyio_plugins(run) -> None:
-    pytest.importorskip("anyio")
+@pytest.mark.parametrize("plugin", ["pytest_asyncio", "anyio"])
+def test_beside_plugins_for_async_tests(run, plugin: str) -> None:
+    pytest.importorskip(plugin)
     result = run(
         """
 db = pc.container_fixture("host:", ["sleep", "100"])
 
-@pytest.mark.anyio
-async def test_anyio(db):
+@pytest.mark.MARK
+async def test_async(db):
+    import asyncio
+    await asyncio.sleep(0)
     assert db.exec(["true"]).returncode == 0
 
 @pytest.fixture
 def anyio_backend(): return "asyncio"
-"""
+""".replace("MARK", plugin.removeprefix("pytest_"))
     )
     result.assert_outcomes(passed=1)
