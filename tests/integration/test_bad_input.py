@@ -28,6 +28,7 @@ CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (pc.StartError, "command 'nosuch' was not found in the container's PATH", {"command": ["nosuch"]}),
     (pc.StartError, "command '/etc/passwd' cannot be executed: Permission denied", {"command": ["/etc/passwd"]}),
     (pc.StartError, "working directory '/nosuch' does not exist", {"workdir": "/nosuch"}),
+    (pc.StartError, "one is a directory and the other is not", {"mounts": [pc.Bind("/tmp", "/etc/passwd")]}),
     (pc.SpecError, "working directory 'relative' is not absolute", {"workdir": "relative"}),
     (pc.StartError, "user 'nosuch' is not in the container's /etc/passwd", {"user": "nosuch"}),
     (pc.StartError, "group 'nosuch' is not in the container's /etc/group", {"user": "root:nosuch"}),
@@ -94,6 +95,28 @@ def test_a_full_tmpfs_is_the_programs_business(engine: pc.Engine) -> None:
     with engine.run("host:", ["sh", "-c", script], scratch_size_bytes=1 << 20) as container:
         assert container.wait(10) == 1
         assert "No space left on device" in container.logs().stderr
+
+
+@pytest.mark.needs("id range")
+@pytest.mark.parametrize("user", ["70000", "0:70000"])
+def test_a_user_beyond_the_ids_of_the_run(engine: pc.Engine, user: str) -> None:
+    words = r"70000 is beyond the ids of this run's containers, 0 to \d+"
+    with pytest.raises(pc.StartError, match=words):
+        engine.run("host:", ["true"], user=user)
+    with (
+        engine.run("host:", ["sleep", "100"]) as container,
+        pytest.raises(pc.StartError, match=words),
+    ):
+        container.exec(["true"], user=user)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a b", "../x", "é" * 80, "x" * 300, "a\0b"])
+def test_a_name_that_is_no_host_name(engine: pc.Engine, name: str) -> None:
+    with engine.run("host:", ["cat", "/etc/hosts"], name=name, wait_ready=False) as container:
+        assert container.wait(10) == 0
+        lines = container.logs().stdout.splitlines()
+    assert all(len(line.split()) >= 2 and line.isascii() and "/" not in line for line in lines)
+    assert not any({"a", "b"} & set(line.split()) for line in lines)
 
 
 def test_a_scratch_too_small_to_start_in(engine: pc.Engine) -> None:

@@ -27,6 +27,7 @@ from pytest_containers.spec import ContainerSpec
 if TYPE_CHECKING:
     from pytest_containers.engines.native.engine import Engine, Network
 
+_MAX_HOST_NAME = 63
 _RECORD = struct.Struct("<dBQI")
 
 
@@ -87,6 +88,7 @@ class Container:
         """
         args = configs.command_of(spec, image.config)
         hostname = spec.hostname or _host_name(name)
+        usable = [name] if _host_name(name) == name[:_MAX_HOST_NAME] else []
         shown = None if numbered and spec.hostname is None else hostname
         config = configs.config_of(spec, image, args, shown)
         if network is None and spec.network:
@@ -97,7 +99,7 @@ class Container:
             "args": args,
             "name": name,
             "hostname": hostname,
-            "names": list(dict.fromkeys([hostname, name, *spec.aliases])),
+            "names": list(dict.fromkeys([hostname, *usable, *spec.aliases])),
             "network": network.id if network is not None and spec.network else None,
             "user": user,
             "groups": [str(group) for group in spec.groups],
@@ -476,4 +478,8 @@ def _parse(blob: bytes) -> Iterator[tuple[float, int, bytes]]:
 
 def _host_name(name: str) -> str:
     """A name as gethostname(2) and /etc/hosts take it."""
-    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)[:63]
+    usable = (
+        letter if (letter.isascii() and letter.isalnum()) or letter in "-._" else "-"
+        for letter in name[:_MAX_HOST_NAME]
+    )  # fmt: skip
+    return "".join(usable)

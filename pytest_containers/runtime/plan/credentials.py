@@ -36,6 +36,7 @@ class Machine(NamedTuple):
     Attributes:
         last_capability: The highest that the kernel knows.
         own_ids: Whether users beside container root exist.
+        ids: How many users and groups exist, from 0 on.
         cgroup2: Whether a cgroup2 may be mounted.
         masked: Masked paths that exist here: path → whether it is a directory.
         readonly: Read-only paths that exist here.
@@ -43,6 +44,7 @@ class Machine(NamedTuple):
 
     last_capability: int
     own_ids: bool
+    ids: tuple[int, int]
     cgroup2: bool
     masked: Mapping[str, bool]
     readonly: Sequence[str]
@@ -112,6 +114,16 @@ def _check_ids(user: User, machine: Machine) -> None:
             "`pytest-containers setup` to give this account subordinate ids",
             user=str(user.uid),
         )
+    uids, gids = machine.ids
+    for kind, number, count in (
+        ("user", user.uid, uids), *(("group", gid, gids) for gid in (user.gid, *user.groups)),
+    ):  # fmt: skip
+        if number >= count:
+            raise FaultError(
+                "StartError",
+                f"{kind} {number} is beyond the ids of this run's containers, 0 to {count - 1}",
+                user=str(user.uid),
+            )
 
 
 def _bounding(capabilities: Mapping[str, Any] | None, machine: Machine) -> int:

@@ -227,7 +227,10 @@ def add_user_mounts(
         _add_target(program, path, directory=directories[number])
         if kind in ("bind", "volume"):
             _add_move(
-                program, ("mount", entry.get("source", ""), "on", path), f"mount:{number}", path
+                program,
+                ("bind mount", entry.get("source", ""), "on", path),
+                f"mount:{number}",
+                path,
             )
             continue
         flags, data = options(entry)

@@ -37,6 +37,12 @@ def explain(failure: Failure, doing: str) -> Fault:
             f"{doing}: {failure}; a hard limit cannot be raised above the caller's own",
             {"exit_code": None, "errno": failure.errno},
         )
+    if words[0] == "bind mount" and failure.errno == errno.EINVAL:
+        # move_mount(2) says no more.
+        return Fault(
+            "StartError", f"{doing}: {failure}; one is a directory and the other is not",
+            {"exit_code": None, "errno": failure.errno},
+        )  # fmt: skip
     return Fault("StartError", f"{doing}: {failure}", {"exit_code": None, "errno": failure.errno})
 
 

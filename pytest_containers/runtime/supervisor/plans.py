@@ -10,6 +10,7 @@ from pytest_containers.linux.mount import AT_EMPTY_PATH
 from pytest_containers.linux.numbers import NR
 from pytest_containers.linux.process import last_capability
 from pytest_containers.linux.program import Param, Program
+from pytest_containers.runtime.launcher.identity import Identity, Map
 from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.oci import (
     MASKED_PATHS,
@@ -39,15 +40,20 @@ _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 _IGNORE = _SIG_IGN.to_bytes(8, "little") + bytes(24)
 
 
-def look_around(features: Features) -> Machine:
+def look_around(features: Features, identity: Identity) -> Machine:
     """What plans have to know of this machine."""
     return Machine(
         last_capability(),
         features.own_ids,
+        (_end(identity.uid_map), _end(identity.gid_map)),
         features.cgroup2,
         {path: os.path.isdir(path) for path in MASKED_PATHS if os.path.lexists(path)},
         [path for path in READONLY_PATHS if os.path.lexists(path)],
     )
+
+
+def _end(ranges: Map) -> int:
+    return max(inside + count for inside, _, count in ranges)
 
 
 class Plans:

@@ -49,7 +49,7 @@ class Server:
         self.root = root
         self.identity = identity
         self.runner = runner
-        self.machine: Machine = look_around(root.features)
+        self.machine: Machine = look_around(root.features, identity)
         self.plans: Plans = Plans(self.machine)
         self.null_fd: int = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.reaper_fd: int = open_reaper()
