@@ -35,8 +35,10 @@ def lasting(session_containers):
 @pytest.mark.parametrize("number", range(200))
 def test_it(containers, number):
     script = f"(sleep {TAG} &); echo up; sleep {TAG}"
-    c = containers.run("host:", ["sh", "-c", script], ready=pc.wait.log("up"))
-    assert c.exec(["true"]).returncode == 0
+    for _ in range(20):
+        c = containers.run("host:", ["sh", "-c", script], ready=pc.wait.log("up"))
+        assert c.exec(["true"]).returncode == 0
+        c.remove()
 """
 ENGINE = """
 import sys, threading
@@ -147,11 +149,14 @@ def trial(
 ) -> dict[str, Any]:
     before = state(tmp)
     environment = {**os.environ, "PYTEST_CONTAINERS_HOME": home, "TMPDIR": str(tmp)}
-    main_process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    alive = wait_for(lambda: sum(entry[1] == "sleep" for entry in living().values()) >= 2, 20.0)
+    output = tmp.with_name(f"{tmp.name}-output")
+    with output.open("wb") as file:
+        main_process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    # A container of each worker: its own tag is in their commands.
+    tests = 2 if kind == "xdist" else 1
+    alive = wait_for(lambda: len(containers(living())) >= tests, 20.0)
     time.sleep(chance.random() * 0.3)
     table = living()
     roles: dict[str, list[int]] = {
@@ -165,35 +170,39 @@ def trial(
             if entry[0] == main_process.pid and entry[1].startswith("python")
         ]  # fmt: skip
     victim = sorted(roles)[number % len(roles)]
-    stopped = chance.choice([None, *sorted(roles)])
+    # Whoever is to notice the death of another must be able to run; that of main, nobody must.
+    stopped = chance.choice([None, *sorted(roles)]) if victim == "main" else None
     result: dict[str, Any] = {
         "kind": kind, "victim": victim, "stopped": stopped, "alive": alive,
-        "containers": sum(entry[1] == "sleep" for entry in table.values()),
+        "containers": len(containers(table)),
     }  # fmt: skip
-    if stopped is not None and victim == "main":
+    if not alive or not result["containers"]:
+        result["table"] = [f"{pid} {entry}" for pid, entry in table.items()]
+        result["output"] = output.read_text(errors="replace")[-4000:]
+    if stopped is not None:
         for pid in roles[stopped]:
             kill(pid, signal.SIGSTOP)
+    if victim == "worker":
+        worker = roles[victim][0]
+        doomed = {worker, *(pid for pid in table if f"1000.{worker}" in command_line(pid))}
+        result["containers"] = len(doomed) - 1
     during = state(tmp)
     start = time.monotonic()
     for pid in roles[victim][:1]:
         kill(pid, signal.SIGKILL)
-    lost_run = victim != "worker"
     if victim == "main":
         # A worker that we have stopped is xdist's to end; what it had in the run is not.
         halted = set(roles.get("worker", [])) if stopped == "worker" else set()
         gone = wait_for(lambda: living().keys() <= halted, LIMIT_S)
         for pid in halted:
             kill(pid, signal.SIGKILL)
-    elif lost_run:
+    elif victim != "worker":
         # The test process lives on and says what happened; of the run nothing is left.
         keep = set(roles["main"] + roles.get("worker", []))
         names = {"pc-launcher", "pc-supervisor", "pc-network", "sleep", "sh"}
         doomed = {pid for pid, entry in table.items() if pid not in keep and entry[1] in names}
         gone = wait_for(lambda: not doomed & living().keys(), LIMIT_S)
     else:
-        worker = roles[victim][0]
-        doomed = {worker, *(pid for pid in table if f"1000.{worker}" in command_line(pid))}
-        result["containers"] = len(doomed) - 1
         gone = wait_for(lambda: not doomed & living().keys(), LIMIT_S)
     result["seconds"] = round(time.monotonic() - start, 3)
     result["left_of_run"] = [] if gone else [str(entry) for entry in living().values()]
@@ -208,6 +217,11 @@ def trial(
     for pid in living():
         kill(pid, signal.SIGKILL)
     return result
+
+
+def containers(table: dict[int, tuple[int, str, str]]) -> set[str]:
+    """The commands that run in containers, each once."""
+    return {command_line(pid) for pid, (_, name, _) in table.items() if name == "sleep"} - {""}
 
 
 def kill(pid: int, signum: int) -> None:
