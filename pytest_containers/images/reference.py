@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_containers.errors import ImageError
+from pytest_containers.errors import ImageError, hide_frames
+
+__tracebackhide__ = hide_frames
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -23,6 +25,7 @@ _hex_id = re.compile(r"[a-f0-9]{64}\Z", re.ASCII)
 
 ArchiveKind = Literal["oci", "oci-archive", "docker-archive"]
 ARCHIVE_KINDS: tuple[ArchiveKind, ...] = ("oci", "oci-archive", "docker-archive")
+_SOURCES = ("host", *ARCHIVE_KINDS, "rootfs")
 
 
 def check_digest(text: object) -> str:
@@ -56,8 +59,8 @@ class Reference:
         if self.registry == DEFAULT_REGISTRY:
             name = self.repository
             short = name.removeprefix("library/")
-            # "library/a/b" must keep its prefix, or it would read as another repository.
-            name = short if "/" not in short else name
+            # Else it would read as another repository, or as a source.
+            name = short if "/" not in short and short not in _SOURCES else name
         return name + self._suffix()
 
     def _suffix(self) -> str:
@@ -141,6 +144,9 @@ def parse_reference(text: str) -> Reference:
     if not _host.match(registry):
         raise _bad(text, f"{registry!r} is not a host name with an optional port")
     path, colon, tag = rest.partition(":")
+    if colon and not tag:
+        kinds = ", ".join(f"'{kind}:'" for kind in _SOURCES)
+        raise _bad(text, f"no tag follows it, and sources that begin like this are {kinds}")
     if colon and not _tag.match(tag):
         raise _bad(text, f"{tag!r} is not a tag (letters, digits, '_', '.', '-'; at most 128)")
     if not _path.match(path):

@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pytest_containers as pc
@@ -106,6 +106,8 @@ def test_references(text: str, expected: str) -> None:
 
 
 @given(st.text(max_size=60))
+@example("rootfs")
+@example("library/a/b")
 def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
     try:
         found = reference.parse(text)
