@@ -37,6 +37,14 @@ class ContainersError(Exception):
         return self.message
 
 
+def hide_frames(excinfo: Any) -> bool:
+    """For `__tracebackhide__` of our modules: whether pytest leaves their frames out.
+
+    They say nothing about an error that was raised on purpose; about any other, they do.
+    """
+    return bool(excinfo.errisinstance(ContainersError))
+
+
 def _rebuild(cls: type[ContainersError], message: str, data: dict[str, Any]) -> ContainersError:
     return cls(message, **data)
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_containers.errors import SpecError
+from pytest_containers.errors import SpecError, hide_frames
 
 if TYPE_CHECKING:
     from pytest_containers.wait import Wait
+
+__tracebackhide__ = hide_frames
 
 Protocol = Literal["tcp", "udp"]
 _ENV_NAME = re.compile(r"[^=\0]+\Z")

@@ -18,10 +18,13 @@ from pytest_containers.errors import (
     NotReadyError,
     SpecError,
     WaitTimeoutError,
+    hide_frames,
 )
 
 if TYPE_CHECKING:
     from pytest_containers.engines.protocol import Container
+
+__tracebackhide__ = hide_frames
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 _TAIL_LINES = 10
@@ -377,8 +380,9 @@ def until_ready(
         ready.until(container, Deadline(limit_s))
     except WaitTimeoutError as error:
         tail = log_tail(container)
+        named = f"container {container.name!r}"
         raise NotReadyError(
-            f"container {container.name!r} was not ready after {limit_s:g} s: {error.message}"
+            f"{named} was not ready after {limit_s:g} s: {error.message.removeprefix(f'{named}: ')}"
             + _shown(tail),
             timeout_s=limit_s, log_tail=tail,
         ) from None  # fmt: skip

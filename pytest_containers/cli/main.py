@@ -11,7 +11,7 @@ from pytest_containers.cli import doctor, images, run
 from pytest_containers.errors import ContainersError
 
 FAILED = 1
-FAILED_BEFORE_START = 125  # as Docker: the command of `run` did not decide this exit code
+FAILED_BEFORE_START = 125  # as Docker, which also has 126 and 127 for a command that cannot start
 INTERRUPTED = 130
 
 
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.handler(arguments)
     except ContainersError as error:
         print(f"pytest-containers: {error}", file=sys.stderr)
-        return FAILED_BEFORE_START if arguments.handler is run.run else FAILED
+        if arguments.handler is not run.run:
+            return FAILED
+        return getattr(error, "exit_code", None) or FAILED_BEFORE_START
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

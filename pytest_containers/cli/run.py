@@ -17,7 +17,7 @@ def add_commands(commands: Any) -> None:
         "run",
         help="run a program in a container of its own",
         description="Runs until the program ends, passes its output on and exits with its code "
-        "(125: the container could not be started). Everything it wrote is dropped.",
+        "(125: no container could be started; 126, 127: its program). What it wrote is dropped.",
     )
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
     parser.add_argument("-p", "--port", action="append", default=[], metavar="[HOST:]PORT[/udp]")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_containers.errors import ImageError, ImageNotFoundError
+from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image, Layer
 from pytest_containers.images.inside import Inside
@@ -23,6 +23,8 @@ from pytest_containers.images.reference import (
     parse_reference,
 )
 from pytest_containers.images.store import Hold, Store, default_home, digest_of, storing
+
+__tracebackhide__ = hide_frames
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

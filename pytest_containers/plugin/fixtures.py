@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pytest
 
-from pytest_containers.errors import SpecError
+from pytest_containers.errors import SpecError, hide_frames
 from pytest_containers.plugin.hooks import manager_of
 from pytest_containers.plugin.manager import Containers
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Volume
+
+__tracebackhide__ = hide_frames
 
 Scope = Literal["function", "class", "module", "package", "session"]
 _Function = Callable[..., Any]

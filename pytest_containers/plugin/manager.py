@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_containers import settings
+from pytest_containers.errors import hide_frames
 from pytest_containers.settings import Settings
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Engine, Network, Volume
+
+__tracebackhide__ = hide_frames
 
 SCOPES = ("session", "package", "module", "class", "function")
 """Widest first."""

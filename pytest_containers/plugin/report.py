@@ -57,7 +57,9 @@ def describe(container: Container, lines: int) -> tuple[str, str]:
         code, status = container.exit_code, container.status
     except ContainersError as error:
         return title, f"command: {shlex.join(container.command)}\n{error}"
-    state = status if code is None else f"{status} with exit code {code}"
+    state = status if code is None else f"exited with exit code {code}"
+    if status == "removed":  # it had failed to become ready
+        state = "running, then removed" if code is None else f"{state}, then removed"
     output = container_logs.splitlines()
     shown = output[-lines:] if lines else []
     left_out = (

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_containers import errors
-from pytest_containers.errors import ContainersError, RunLostError, WaitTimeoutError
+from pytest_containers.errors import ContainersError, RunLostError, WaitTimeoutError, hide_frames
 from pytest_containers.runtime.channel import Channel, ChannelClosed, Frame
+
+__tracebackhide__ = hide_frames
 
 
 class Request:

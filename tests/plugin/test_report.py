@@ -25,7 +25,7 @@ DB = [
     "*first words*",
     "*last words*",
 ]
-BROKEN = ["*Container broken*", "state: removed with exit code 3", "*why*"]
+BROKEN = ["*Container broken*", "state: exited with exit code 3, then removed", "*why*"]
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["plain", "xdist"])
@@ -73,6 +73,7 @@ def test_next(containers): assert containers.run("host:", ["true"]).wait(10) == 
     result.stdout.fnmatch_lines(
         ["*StartError: start of container 'container-1': command 'nosuch' was not found*"]
     )
+    result.stdout.no_fnmatch_line("*pytest_containers/*.py:*")
 
 
 def test_xdist_workers_share_the_run(run) -> None:

@@ -10,10 +10,12 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_containers.errors import SpecError, StartError
+from pytest_containers.errors import SpecError, StartError, hide_frames
 from pytest_containers.images.image import Image, ImageConfig
 from pytest_containers.runtime import oci
 from pytest_containers.spec import Bind, ContainerSpec, Tmpfs, VolumeMount
+
+__tracebackhide__ = hide_frames
 
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "cgroup")
 

@@ -20,12 +20,15 @@ from pytest_containers.errors import (
     RunLostError,
     SpecError,
     WaitTimeoutError,
+    hide_frames,
 )
 from pytest_containers.images.image import Image
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native.engine import Engine, Network
+
+__tracebackhide__ = hide_frames
 
 _MAX_HOST_NAME = 63
 _RECORD = struct.Struct("<dBQI")
@@ -323,7 +326,7 @@ class Container:
         if missing:
             names = ", ".join(f"{port}/{protocol}" for port, protocol in missing)
             raise WaitTimeoutError(
-                f"container {self.name!r}: nothing listens on {names} after {timeout_s:g} s",
+                f"container {self.name!r}: nothing listens on {names} after {timeout_s:.3g} s",
                 missing=missing,
                 timeout_s=timeout_s,
             )

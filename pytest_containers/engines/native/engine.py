@@ -15,12 +15,14 @@ from typing import Any
 
 from pytest_containers.engines.native.container import Container
 from pytest_containers.engines.native.inside import RunInside
-from pytest_containers.errors import ContainersError, RunLostError, SpecError
+from pytest_containers.errors import ContainersError, RunLostError, SpecError, hide_frames
 from pytest_containers.images.facade import Images
 from pytest_containers.images.image import Image
 from pytest_containers.images.store import default_home
 from pytest_containers.runtime.client import Client
 from pytest_containers.spec import ContainerSpec
+
+__tracebackhide__ = hide_frames
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(ContainerSpec))
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from pytest_containers.engines.native.config import text_of
 from pytest_containers.engines.protocol import ExecResult
-from pytest_containers.errors import ExecError, SpecError, WaitTimeoutError
+from pytest_containers.errors import ExecError, SpecError, WaitTimeoutError, hide_frames
 from pytest_containers.runtime.client import Client
+
+__tracebackhide__ = hide_frames
 
 _SIGKILL = 9
 

@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_containers.errors import ContainersError
+from pytest_containers.errors import ContainersError, hide_frames
 from pytest_containers.runtime.client import Client
+
+__tracebackhide__ = hide_frames
 
 _MODULE = "pytest_containers.runtime.inside.archive"
 
