@@ -55,7 +55,7 @@ class Lab:
     ) -> None:
         self.identity = identities.choose(mode)
         if self.identity.mode != mode:
-            pytest.skip(f"identity {mode} is not possible here: {self.identity.reason}")
+            pytest.skip(f"needs identity {mode}: {self.identity.reason or 'the user is not root'}")
         self._before = namespace_fds()
         self.holder, self._release = _hold_namespaces()
         try:
