@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,7 +147,7 @@ def log(text_or_regex: str | re.Pattern[str], times: int = 1, *, stream: str | N
     return _Log(text_or_regex, times, numbers[stream])
 
 
-class _Asking:
+class _Asking(ABC):
     """A wait that asks again and again; subclasses say what."""
 
     def until(self, container: Container, deadline: Deadline) -> None:
@@ -167,9 +168,9 @@ class _Asking:
             else:
                 raise _exited(container, f"{self!r} was true")
 
+    @abstractmethod
     def ask(self, container: Container, deadline: Deadline) -> str | None:
         """None if it is true, else why not."""
-        raise NotImplementedError
 
 
 class _Http(_Asking):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import gc
 import mmap
@@ -243,7 +244,7 @@ def stub_available() -> bool:
         try:
             _stub, _stub_memory = stubs.load()
             _stub_works = _probe()
-        except (OSError, NotImplementedError):
+        except OSError:
             _stub_works = False
     return _stub_works
 
@@ -268,7 +269,7 @@ def _entry(runner: str) -> stubs.Entry | None:
     if runner not in ("auto", "stub"):
         raise ValueError(f"no runner {runner!r}: use auto, python or stub")
     if not stub_available():
-        raise NotImplementedError("machine code cannot be run here")
+        raise OSError(errno.ENOSYS, "machine code cannot be run here")
     return _stub
 
 

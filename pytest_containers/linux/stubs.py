@@ -18,6 +18,7 @@ written becomes executable (``__sync_icache_dcache``).
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 from collections.abc import Callable
 
@@ -127,11 +128,11 @@ def load() -> tuple[Entry, mmap.mmap]:
         ``spawn``, and the mapping which has to outlive it.
 
     Raises:
-        OSError: The kernel refuses executable memory (SELinux ``execmem``, prctl(PR_SET_MDWE)).
-        NotImplementedError: There is no code for this machine.
+        OSError: The kernel refuses executable memory (SELinux ``execmem``, prctl(PR_SET_MDWE)), or
+            there is no code for this machine (ENOSYS).
     """
     if MACHINE not in CODE:
-        raise NotImplementedError(f"no machine code for {MACHINE}")
+        raise OSError(errno.ENOSYS, f"no machine code for {MACHINE}")
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     memory = mmap.mmap(-1, mmap.PAGESIZE, flags, mmap.PROT_READ | mmap.PROT_WRITE)
     memory.write(CODE[MACHINE])
