@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_containers.errors import ImageNotFoundError as ImageNotFoundError
     from pytest_containers.errors import NotReadyError as NotReadyError
     from pytest_containers.errors import NotRunningError as NotRunningError
+    from pytest_containers.errors import RegistryError as RegistryError
     from pytest_containers.errors import RunLostError as RunLostError
     from pytest_containers.errors import SettingsError as SettingsError
     from pytest_containers.errors import SpecError as SpecError
@@ -45,8 +46,9 @@ _WHERE = {
     "engines.protocol": ("ExecResult", "Logs"),
     "errors": (
         "BuildError", "ContainersError", "ExecError", "ExitedError", "ImageError",
-        "ImageNotFoundError", "NotReadyError", "NotRunningError", "RunLostError", "SettingsError",
-        "SpecError", "StartError", "UnsupportedError", "WaitTimeoutError",
+        "ImageNotFoundError", "NotReadyError", "NotRunningError", "RegistryError",
+        "RunLostError", "SettingsError", "SpecError", "StartError", "UnsupportedError",
+        "WaitTimeoutError",
     ),
     "images.image": ("Image",),
     "plugin.fixtures": ("Containers", "container_fixture", "volume_fixture"),

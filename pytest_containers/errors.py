@@ -69,6 +69,15 @@ class ImageNotFoundError(ImageError, LookupError):
     """No image of that name is in the store or at that path."""
 
 
+class RegistryError(ImageError, OSError):
+    """A registry could not be reached, refused, or did not keep to the protocol.
+
+    Attributes:
+        registry: Its host, and port if any.
+        status: Of its answer (HTTP), where there was one.
+    """
+
+
 class BuildError(ContainersError):
     """An image could not be built."""
 

@@ -71,6 +71,19 @@ def _image_override(text: str) -> tuple[str, str]:
     return name, reference
 
 
+def _mirror(text: str) -> tuple[str, str]:
+    registry, separator, mirror = text.partition("=")
+    if not (registry and separator and mirror):
+        raise ValueError("REGISTRY=MIRROR, as in docker.io=mirror.example:5000/hub")
+    return registry, mirror
+
+
+def _host(text: str) -> str:
+    if not text or "/" in text:
+        raise ValueError("a host with its port if any, as in registry.test:5000")
+    return text
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -105,7 +118,26 @@ RUNNER = Setting(
     "runner", _one_of("auto", "stub", "python"), "auto",
     "what makes the system calls of a start", "RUNNER",
 )  # fmt: skip
-ALL = (HOME, IMAGE, READY_TIMEOUT, LOG_LINES, IDENTITY, RUNNER)
+PULL = Setting(
+    "pull", _one_of("missing", "always", "never"), "missing",
+    "when a registry is asked for an image", "POLICY",
+)  # fmt: skip
+REGISTRY_MIRROR = Setting(
+    "registry_mirror", _mirror, (), "ask a mirror first for a registry's images",
+    "REGISTRY=MIRROR", several=True,
+)  # fmt: skip
+INSECURE_REGISTRY = Setting(
+    "insecure_registry", _host, (),
+    "a registry that may be asked in plain http or with any certificate", "HOST[:PORT]",
+    several=True,
+)  # fmt: skip
+HUB_PREFIX = Setting(
+    "hub_prefix", str, "", "goes before names of Docker Hub: mirror.example/hub/", "PREFIX"
+)
+ALL = (
+    HOME, IMAGE, READY_TIMEOUT, LOG_LINES, IDENTITY, RUNNER, PULL, REGISTRY_MIRROR,
+    INSECURE_REGISTRY, HUB_PREFIX,
+)  # fmt: skip
 
 _UNSET = object()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_containers.images.directories import Hold as Hold
     from pytest_containers.images.facade import Images as Images
     from pytest_containers.images.image import HealthCheck as HealthCheck
     from pytest_containers.images.image import HostMount as HostMount
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from pytest_containers.images.image import ImageConfig as ImageConfig
     from pytest_containers.images.image import Layer as Layer
     from pytest_containers.images.inside import Inside as Inside
-    from pytest_containers.images.store import Hold as Hold
 
 _WHERE = {
     "Images": "facade",
@@ -25,7 +25,7 @@ _WHERE = {
     "Layer": "image",
     "HostMount": "image",
     "Inside": "inside",
-    "Hold": "store",
+    "Hold": "directories",
 }
 __all__ = ["Images", "Image", "ImageConfig", "HealthCheck", "Layer", "HostMount", "Inside", "Hold"]
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_containers.errors import ImageError, ImageNotFoundError
+from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
 from pytest_containers.images import manifest as manifests
-from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.blobs import verify
+from pytest_containers.images.layers import Archive, Opened, Want
+from pytest_containers.images.manifest import Descriptor, Manifest
+from pytest_containers.images.progress import Part
 from pytest_containers.images.reference import ArchiveSource
-from pytest_containers.images.store import verify
 
+__tracebackhide__ = hide_frames
 
-class Part(NamedTuple):
-    """Where a layer's archive is: a part of an open file; size -1 is a pipe to its end."""
-
-    fd: int
-    offset: int
-    size: int
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Files:
@@ -50,7 +49,7 @@ class Files:
         except OSError as error:
             raise ImageError(f"image {path}: {error.strerror}", path=str(path)) from None
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> Archive:
         """Where file `name` is.
 
         Raises:
@@ -69,9 +68,9 @@ class Files:
             member = self._members.get(_plain(target))
         if member is None or not member.isreg():
             raise ImageError(f"image {self._path}: {name} is missing; the archive is incomplete")
-        return Part(self._fd, member.offset_data, member.size)
+        return Archive(self._fd, member.offset_data, member.size)
 
-    def _open(self, name: str) -> Part:
+    def _open(self, name: str) -> Archive:
         if ".." in name.split("/"):
             raise ImageError(f"image {self._path}: {name!r} leads out of it")
         try:
@@ -79,7 +78,7 @@ class Files:
         except OSError as error:
             raise ImageError(f"image {self._path}: {name}: {error.strerror}") from None
         self._opened.append(fd)
-        return Part(fd, 0, os.fstat(fd).st_size)
+        return Archive(fd, 0, os.fstat(fd).st_size)
 
     def read(self, name: str) -> bytes:
         """The contents of a small file."""
@@ -119,33 +118,55 @@ class Found(NamedTuple):
     """An image in an archive.
 
     Attributes:
-        layers: Where each is, with the digest of that part or None, bottom first.
+        manifest: As it is there; None in tars of `docker save` before version 25, which have none.
+        layers: Where each is, with its digest if that is known, bottom first.
         names: What the archive calls the image.
     """
 
-    config: dict[str, Any]
+    manifest: Manifest | None
     config_data: bytes
-    layers: list[tuple[Part, str | None]]
+    layers: list[Archive]
     names: tuple[str, ...]
-    digest: str
 
 
 def find(files: Files, source: ArchiveSource) -> Found:
     """The image that `source` names in its archive.
 
     Raises:
-        ImageNotFoundError: There is none of that name.
+        ImageNotFoundError: There is none of that name, or no name where there are several.
         ImageError: The archive is broken, or the image is for another machine.
     """
     if source.kind == "docker-archive":
-        return _find_docker(files, source)
-    return _find_oci(files, source)
+        return _docker_image(files, _choose_docker(_docker_entries(files, source), source), source)
+    return _oci_image(files, _choose_oci(_oci_entries(files, source), source), str(source))
 
 
-def _find_oci(files: Files, source: ArchiveSource) -> Found:
+def every(files: Files, source: ArchiveSource) -> list[Found]:
+    """All images of an archive that are for this machine.
+
+    Raises:
+        ImageError: It is broken, or has none for this machine.
+    """
+    if source.kind == "docker-archive":
+        entries = _docker_entries(files, source)
+        return [_docker_image(files, entry, source) for entry in entries]
     what = str(source)
-    index = manifests.document(files.read("index.json"), f"{what}: index.json")
-    found = [manifests.descriptor(one, what) for one in index.get("manifests") or ()]
+    by_name: dict[tuple[str, ...], list[Descriptor]] = {}
+    for one in _oci_entries(files, source):
+        by_name.setdefault(one.names, []).append(one)
+    return [_oci_image(files, manifests.choose(group, what), what) for group in by_name.values()]
+
+
+def _oci_entries(files: Files, source: ArchiveSource) -> list[Descriptor]:
+    index = manifests.document(files.read("index.json"), f"{source}: index.json")
+    listed = index.get("manifests")
+    if not isinstance(listed, list) or not listed:
+        raise ImageNotFoundError(f"{source}: there is no image in it")
+    return [manifests.descriptor(one, str(source)) for one in listed]
+
+
+def _choose_oci(found: list[Descriptor], source: ArchiveSource) -> Descriptor:
+    what = str(source)
     if source.name is not None:
         named = [one for one in found if source.name in one.names or one.digest == source.name]
         if not named:
@@ -155,28 +176,24 @@ def _find_oci(files: Files, source: ArchiveSource) -> Found:
     elif len(found) > 1 and len({one.platform for one in found}) == 1:
         listed = ", ".join(name for one in found for name in one.names)
         raise ImageError(f"{what} holds several images, {listed}; name one: {what}:NAME")
-    chosen = manifests.choose(found, what)
-    names = chosen.names
-    for _ in range(4):  # an index of indexes is allowed, endless ones are not
-        data = _blob(files, chosen, what)
-        body = manifests.document(data, f"{what}: {chosen.digest}")
-        if "manifests" not in body:
-            break
-        inner = [manifests.descriptor(one, what) for one in body["manifests"]]
-        chosen = manifests.choose(inner, what)
-    config_descriptor, layers = manifests.layers_of(body, what)
-    config_data = _blob(files, config_descriptor, what)
-    config = manifests.document(config_data, f"{what}: config")
-    parts: list[tuple[Part, str | None]] = []
-    for layer in layers:
+    return manifests.choose(found, what)
+
+
+def _oci_image(files: Files, chosen: Descriptor, what: str) -> Found:
+    def fetch(one: Descriptor) -> bytes:
+        return _blob(files, one, what)
+
+    manifest = manifests.resolve(fetch(chosen), chosen.digest, chosen.media_type, fetch, what)
+    parts = []
+    for layer in manifest.layers:
         part = files.part(_blob_name(layer.digest))
         if part.size != layer.size_bytes:
             raise ImageError(
                 f"{what}: layer {layer.digest} has {part.size} bytes instead of "
                 f"{layer.size_bytes}; the archive is truncated or damaged"
             )
-        parts.append((part, layer.digest))
-    return Found(config, config_data, parts, names, chosen.digest)
+        parts.append(part._replace(digest=layer.digest))
+    return Found(manifest, fetch(manifest.config), parts, chosen.names)
 
 
 def _blob_name(digest: str) -> str:
@@ -193,42 +210,73 @@ def _blob(files: Files, what: Descriptor, name: str) -> bytes:
     return data
 
 
-def _find_docker(files: Files, source: ArchiveSource) -> Found:
-    what = str(source)
+def _docker_entries(files: Files, source: ArchiveSource) -> list[dict[str, Any]]:
     if not files.has("manifest.json"):
-        raise ImageError(f"{what}: manifest.json is missing; it is no archive of `docker save`")
+        raise ImageError(f"{source}: manifest.json is missing; it is no archive of `docker save`")
     try:
-        import json
-
         entries = json.loads(files.read("manifest.json"))
-        chosen = _choose_docker(entries, source)
-        config_name, layer_names = chosen["Config"], chosen["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ImageError(f"{what}: manifest.json is malformed: {error}") from None
-    config_data = files.read(config_name)
-    config = manifests.document(config_data, f"{what}: {config_name}")
-    layers: list[tuple[Part, str | None]] = [(files.part(name), None) for name in layer_names]
-    return Found(config, config_data, layers, tuple(chosen.get("RepoTags") or ()), "")
+    except ValueError as error:
+        raise ImageError(f"{source}: manifest.json is malformed: {error}") from None
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise ImageError(f"{source}: manifest.json is malformed: it is no list of images")
+    return entries
 
 
-def _choose_docker(entries: Any, source: ArchiveSource) -> dict[str, Any]:
+def _docker_image(files: Files, entry: dict[str, Any], source: ArchiveSource) -> Found:
+    try:
+        config_name, layer_names = str(entry["Config"]), [str(one) for one in entry["Layers"]]
+        names = tuple(str(name) for name in entry.get("RepoTags") or ())
+    except (KeyError, TypeError) as error:
+        raise ImageError(f"{source}: manifest.json is malformed: {error}") from None
+    layers = [files.part(name) for name in layer_names]
+    return Found(None, files.read(config_name), layers, names)
+
+
+def _choose_docker(entries: list[dict[str, Any]], source: ArchiveSource) -> dict[str, Any]:
     wanted = source.name
+    names_of = [(entry, tuple(entry.get("RepoTags") or ())) for entry in entries]
+    listed = ", ".join(str(name) for _, names in names_of for name in names) or "no names"
     if wanted is None:
         if len(entries) != 1:
-            listed = ", ".join(name for one in entries for name in one.get("RepoTags") or ())
             raise ImageError(f"{source} holds several images, {listed}; name one: {source}:NAME")
-        found: dict[str, Any] = entries[0]
-        return found
-    names = {wanted, f"{wanted}:latest"}
-    for entry in entries:
-        if names & set(entry.get("RepoTags") or ()):
-            return dict(entry)
-    offered = ", ".join(name for one in entries for name in one.get("RepoTags") or ())
-    raise ImageNotFoundError(f"{source}: no image of that name; there are {offered or 'no names'}")
+        return entries[0]
+    for entry, names in names_of:
+        if {wanted, f"{wanted}:latest"} & set(names):
+            return entry
+    raise ImageNotFoundError(f"{source}: no image of that name; there are {listed}")
+
+
+def wants(found: Found, diff_ids: Sequence[str], what: str) -> list[Want]:
+    """The layers of an image that is used where it lies."""
+
+    def opened(archive: Archive) -> Opened:
+        return lambda part, stop: nullcontext(archive)
+
+    return [
+        Want(
+            diff_id, f"layer {diff_id[7:19]} of {what}", Part(diff_id[7:19], one.size), opened(one)
+        )
+        for one, diff_id in zip(found.layers, diff_ids, strict=True)
+    ]
+
+
+def config_of(diff_ids: Sequence[str], config: Mapping[str, Any]) -> bytes:
+    """The config of an image for this machine.
+
+    Args:
+        config: How it is run, in the words of image-spec config.md.
+    """
+    document = {
+        "architecture": manifests.architecture(),
+        "os": "linux",
+        "config": {"Env": [f"PATH={_PATH}"], "Cmd": ["/bin/sh"], **config},
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+    }
+    return json.dumps(document, sort_keys=True).encode()
 
 
 @contextmanager
-def rootfs_part(path: Path) -> Iterator[Part]:
+def rootfs_part(path: Path) -> Iterator[Archive]:
     """A root file system, a tar or a directory, as something to unpack.
 
     A directory is packed on the way, by a thread of this process, which may read all of it.
@@ -236,7 +284,7 @@ def rootfs_part(path: Path) -> Iterator[Part]:
     if not path.is_dir():
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            yield Part(fd, 0, os.fstat(fd).st_size)
+            yield Archive(fd, 0, os.fstat(fd).st_size)
         finally:
             os.close(fd)
         return
@@ -245,7 +293,7 @@ def rootfs_part(path: Path) -> Iterator[Part]:
     thread = threading.Thread(target=_pack, args=(path, writer, failures), daemon=True)
     thread.start()
     try:
-        yield Part(reader, 0, -1)
+        yield Archive(reader, 0, -1)
     finally:
         os.close(reader)
         thread.join()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
+from pytest_containers.images import progress
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image, Layer
 from pytest_containers.images.inside import Inside
+from pytest_containers.images.library import Library
+from pytest_containers.images.names import Record
 from pytest_containers.images.reference import (
     ArchiveSource,
     HostSource,
@@ -22,11 +25,13 @@ from pytest_containers.images.reference import (
     parse,
     parse_reference,
 )
-from pytest_containers.images.store import Hold, Store, default_home, digest_of, storing
+from pytest_containers.images.store import Store, default_home, storing
+
+if TYPE_CHECKING:
+    from pytest_containers.images.pull import Policy, Puller, Registries
+    from pytest_containers.images.registry.settings import RegistrySettings
 
 __tracebackhide__ = hide_frames
-
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Images:
@@ -40,6 +45,9 @@ class Images:
             image with layers of its own is asked for; `host:` never needs it.
         project: The checkout that ``host:?project=1`` shows; None finds it from the working
             directory.
+        pull: ``"missing"``, ``"always"`` or ``"never"``: when a registry is asked for a name.
+        registries: How registries are reached; None is the defaults.
+        display: Shows what is moving.
     """
 
     def __init__(
@@ -48,11 +56,19 @@ class Images:
         inside_factory: Callable[[], Inside],
         *,
         project: Path | None = None,
+        pull: Policy = "missing",
+        registries: RegistrySettings | None = None,
+        display: progress.Display | None = None,
     ) -> None:
         self.store: Store = Store(home or default_home())
         self._inside_factory = inside_factory
         self._inside: Inside | None = None
         self._project = project
+        self._policy = pull
+        self._registry_settings = registries
+        self._registries: Registries | None = None
+        self._display = display or progress.Silent()
+        self._library = Library(self.store, lambda: self.inside)
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Image] = {}
 
     @property
@@ -62,10 +78,22 @@ class Images:
             self._inside = self._inside_factory()
         return self._inside
 
+    @property
+    def registries(self) -> Registries:
+        """The registries of the project."""
+        if self._registries is None:
+            from pytest_containers.images.pull import Registries
+            from pytest_containers.images.registry.settings import RegistrySettings
+
+            self._registries = Registries(self._registry_settings or RegistrySettings())
+        return self._registries
+
+    # ---------------------------------------------------------------- to be used
+
     def get(
         self, reference: str, *, etc: Sequence[str] = (), binaries: Sequence[str] = ()
     ) -> Image:
-        """The image that `reference` names, ready to be started from.
+        """The image that `reference` names, ready to be started from; pulled if it has to be.
 
         The answer is remembered: asked again, it costs microseconds and does not change.
 
@@ -92,89 +120,175 @@ class Images:
             )
             return host_image(self.store, source, project=self._project, name=reference)
         if isinstance(source, ArchiveSource):
-            return self._from_archive(source)[0]
+            return self._from_archive(source)
         if isinstance(source, RootfsSource):
             return self._from_rootfs(Path(source.path).absolute(), {}, reference)
-        return self._from_store(source)
+        return self._by_name(self._meant(source), self._policy)
+
+    def _meant(self, reference: Reference) -> Reference:
+        """With the project's prefix for Docker Hub, unless the plain name is stored."""
+        if self._registry_settings is None or self._library.names.get(reference) is not None:
+            return reference
+        return self._registry_settings.substitute(reference)
+
+    def pull(self, name: str, *, policy: Policy = "always") -> Image:
+        """Fetch an image from its registry.
+
+        Args:
+            policy: ``"always"`` asks whether the name stands for something newer.
+
+        Raises:
+            ImageNotFoundError, ImageError, RegistryError: See `get`.
+        """
+        image = self._by_name(parse_reference(name), policy)
+        self._forget(name)
+        return image
 
     # ------------------------------------------------------------------ sources
 
-    def _from_archive(self, source: ArchiveSource) -> tuple[Image, tuple[str, ...]]:
-        from pytest_containers.images import archives, manifest
-        from pytest_containers.images.layers import Layers
+    def _by_name(self, reference: Reference, policy: Policy) -> Image:
+        record = self._library.names.get(reference)
+        if policy != "always" and record is not None:
+            image = self._stored(record, may_ask=policy != "never")
+            if image is not None:
+                return image
+        if policy == "never":
+            raise ImageNotFoundError(
+                f"image {reference.familiar!r} is not in the store and may not be pulled "
+                "(--containers-pull=never); put it there with `pytest-containers pull`, `load` or "
+                "`import`",
+                reference=reference.familiar,
+            )
+        if record is not None and self._is_current(record):
+            image = self._stored(record, may_ask=True)
+            if image is not None:
+                return image
+        return self._pulled(reference)
+
+    def _stored(self, record: Record, *, may_ask: bool) -> Image | None:
+        """The stored image, mended if something of it is missing; None if that needs a pull."""
+        try:
+            image = self._library.ready(record)
+            if image is None:
+                image = self._unpacked(record)
+        except ImageError:
+            if may_ask and record.origin:
+                return None
+            raise
+        self._library.names.used(record.reference)
+        return image
+
+    def _unpacked(self, record: Record) -> Image:
+        found = self._library.documents_of(record)
+        what = record.reference.familiar
+        if found.manifest is None:
+            raise ImageError(f"image {what!r}: its layers are gone; load it again")
+        fetch = self._puller().fetch_again(record.origin) if record.origin else None
+        transfer = progress.Transfer("unpack", what, progress.parts_of(found.manifest.layers))
+        with progress.shown(self._display, transfer):
+            wants = self._library.wants(found.manifest, found.diff_ids, transfer.parts, what, fetch)
+            layers = self._library.layers.ensure(wants, lambda: self._display.refresh(transfer))
+        return self._library.image(found, layers, record.digest, what)
+
+    def _puller(self) -> Puller:
+        from pytest_containers.images.pull import Puller
+
+        return Puller(self.store, self._library.blobs, self.registries)
+
+    def _is_current(self, record: Record) -> bool:
+        """Whether the name still stands for what is stored; one request."""
+        if record.reference.digest is not None:
+            return True
+        current = self._puller().tag_digest(record.reference)
+        return current is not None and current == record.resolved
+
+    def _pulled(self, reference: Reference) -> Image:
+        from pytest_containers.images.library import documents
+
+        what = reference.familiar
+        puller = self._puller()
+        resolved = puller.resolve(reference)
+        found = documents(resolved.manifest, resolved.config_data, what)
+        transfer = progress.Transfer("pull", what, progress.parts_of(resolved.manifest.layers))
+        library = self._library
+        # Before a byte is moved: what could never run here is refused.
+        library.image(found, (), resolved.manifest.digest, what)
+        with progress.shown(self._display, transfer):
+            fetch = puller.fetch_from(resolved.registry, resolved.repository)
+            wants = library.wants(resolved.manifest, found.diff_ids, transfer.parts, what, fetch)
+            layers = library.layers.ensure(wants, lambda: self._display.refresh(transfer))
+        library.keep(found)
+        library.names.set(
+            reference, config=resolved.manifest.config.digest, digest=resolved.manifest.digest,
+            resolved=resolved.tag_digest, origin=f"{reference.registry}/{reference.repository}",
+        )  # fmt: skip
+        return library.image(found, layers, resolved.manifest.digest, what)
+
+    def _from_archive(self, source: ArchiveSource) -> Image:
+        from pytest_containers.images import archives
+        from pytest_containers.images.library import documents
 
         what = str(source)
         with archives.Files(Path(source.path)) as files:
             found = archives.find(files, source)
-            config = manifest.parse_config(found.config, what)
-            diff_ids = manifest.diff_ids_of(found.config, what)
-            if len(diff_ids) != len(found.layers):
-                raise ImageError(f"{what}: its config and its manifest differ in number of layers")
-            unpacker = Layers(self.store, self.inside)
-            layers = [
-                unpacker.ensure(part, digest, diff_id, f"layer {diff_id[7:19]} of {what}")
-                for (part, digest), diff_id in zip(found.layers, diff_ids, strict=True)
-            ]
-        config_digest = self.store.write_blob(found.config_data)
-        image = Image(config_digest, what, tuple(layers), config, (), found.digest)
-        return image, found.names
+            known = documents(found.manifest, found.config_data, what)
+            image = self._library.image(known, (), "", what)  # refused before it is unpacked
+            layers = self._library.layers.ensure(archives.wants(found, known.diff_ids, what))
+        digest = found.manifest.digest if found.manifest is not None else ""
+        return replace(image, layers=tuple(layers), digest=digest)
 
     def _from_rootfs(self, path: Path, config: Mapping[str, Any], name: str) -> Image:
         """An image of one layer. What was unpacked before is known by the file's identity."""
-        from pytest_containers.images import archives, manifest
-        from pytest_containers.images.layers import Layers
+        from pytest_containers.images import archives
+        from pytest_containers.images.library import documents
 
         try:
             status = path.stat()
         except OSError as error:
             raise ImageNotFoundError(f"rootfs {path}: {error.strerror}", path=str(path)) from None
-        unpacker = Layers(self.store, self.inside)
+        layers = self._library.layers
         identity = [
             str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
             status.st_ctime_ns, self.inside.id_map_class,
         ]  # fmt: skip
         signature = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         known = self.store.home / "images" / f"rootfs-{signature}.json"
-        # A directory changes without a trace in its own times, so it is read every time.
-        record = None if path.is_dir() else self.store.read_json(known)
-        layer = unpacker.find(record["diff_id"]) if record is not None else None
+
+        def find() -> Layer | None:
+            # A directory changes without a trace in its own times, so it is read every time.
+            record = None if path.is_dir() else self.store.read_json(known)
+            return layers.find(record["diff_id"]) if record is not None else None
+
+        layer = find()
         if layer is None:
             with self.store.lock(f"rootfs-{signature[:32]}"), archives.rootfs_part(path) as part:
-                record = None if path.is_dir() else self.store.read_json(known)
-                layer = unpacker.find(record["diff_id"]) if record is not None else None
+                layer = find()
                 if layer is None:
-                    layer, _ = unpacker.unpack(part, None, None, f"rootfs {path}")
+                    layer = layers.unpack(part, None, f"rootfs {path}").layer
                     with storing(name, self.store.home):
                         text = json.dumps({"diff_id": layer.diff_id}).encode()
                         self.store.write_atomically(known, text)
-        document = {
-            "architecture": manifest.architecture(),
-            "os": "linux",
-            "config": {"Env": [f"PATH={_PATH}"], "Cmd": ["/bin/sh"], **config},
-            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-        }
-        data = json.dumps(document, sort_keys=True).encode()
-        self.store.write_blob(data)
-        return Image(digest_of(data), name, (layer,), manifest.parse_config(document, name))
+        data = archives.config_of([layer.diff_id], config)
+        return self._library.image(documents(None, data, name), [layer], "", name)
 
     # ----------------------------------------------------------- the store's own
 
     def load(self, path: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
-        """Put an image of an archive into the store, under the names it has there.
+        """Put the images of an archive into the store, under the names they have there.
 
         Args:
             path: An OCI layout (directory or tar) or a tar of `docker save`.
             name: A name to give it; needed when the archive has none.
 
         Returns:
-            Its names in the store.
+            Their names in the store.
         """
-        source = _archive_at(Path(path))
-        image, names = self._from_archive(source)
-        wanted = [name] if name is not None else list(names)
-        if not wanted:
-            raise ImageError(f"{path}: the image in it has no name; give it one")
-        return [self._record(image, one) for one in wanted]
+        from pytest_containers.images import load
+
+        names = load.load(self._library, Path(path), name, self._display)
+        for one in names:
+            self._forget(one)
+        return names
 
     def import_rootfs(
         self,
@@ -188,61 +302,26 @@ class Images:
             name: As it will be called.
             config: How it is run, in the words of an image's config: ``{"Cmd": […], "Env": […]}``.
         """
-        image = self._from_rootfs(Path(path).absolute(), config or {}, name)
-        self._record(image, name)
-        return self.get(name)
+        from pytest_containers.images import load
 
-    def _record(self, image: Image, name: str) -> str:
-        reference = parse_reference(name)
-        record = {"name": str(reference), "config": image.id, "digest": image.digest}
-        with storing(name, self.store.home):
-            path = self._record_path(reference)
-            self.store.write_atomically(path, json.dumps(record).encode())
-        for key in [key for key in self._known if key[0] in (name, reference.familiar)]:
+        load.import_rootfs(
+            self._library, Path(path).absolute(), parse_reference(name), config or {}
+        )
+        self._forget(name)
+        return self._by_name(parse_reference(name), "never")
+
+    def _forget(self, name: str) -> None:
+        """What `name` was known as is not true any more."""
+        familiar = parse_reference(name).familiar
+        for key in [key for key in self._known if key[0] in (name, familiar)]:
             del self._known[key]
-        return reference.familiar
-
-    def _record_path(self, reference: Reference) -> Path:
-        digest = hashlib.sha256(str(reference).encode()).hexdigest()
-        return self.store.home / "images" / f"{digest}.json"
-
-    def _from_store(self, reference: Reference) -> Image:
-        from pytest_containers.images import manifest
-        from pytest_containers.images.layers import Layers
-
-        record = self.store.read_json(self._record_path(reference))
-        if record is None:
-            raise ImageNotFoundError(
-                f"image {reference.familiar!r} is not in the store; put it there with "
-                "`pytest-containers load` or `import`, or use host:, oci:PATH, "
-                "docker-archive:PATH or rootfs:PATH",
-                reference=reference.familiar,
-            )
-        what = reference.familiar
-        data = self.store.read_blob(record["config"], manifest.MAX_DOCUMENT_BYTES)
-        config = manifest.document(data, what)
-        unpacker = Layers(self.store, self.inside)
-        layers: list[Layer] = []
-        for diff_id in manifest.diff_ids_of(config, what):
-            layer = unpacker.find(diff_id)
-            if layer is None:
-                raise ImageError(
-                    f"image {what!r}: layer {diff_id} is not unpacked for this account's ids "
-                    f"({self.inside.id_map_class}); load it again"
-                )
-            layers.append(layer)
-        parsed = manifest.parse_config(config, what)
-        return Image(record["config"], what, tuple(layers), parsed, (), record["digest"])
 
     def list(self) -> list[dict[str, Any]]:
         """Images that have a name in the store: ``name``, ``id``."""
-        return sorted(self._records(), key=lambda record: str(record["name"]))
-
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for path in (self.store.home / "images").glob("*.json"):
-            record = self.store.read_json(path)
-            if record is not None and "name" in record:
-                yield {"name": parse_reference(record["name"]).familiar, "id": record["config"]}
+        return [
+            {"name": record.reference.familiar, "id": record.config}
+            for record in self._library.names.all()
+        ]
 
     def remove(self, name: str) -> None:
         """Forget a name; its layers stay until they are pruned.
@@ -250,27 +329,5 @@ class Images:
         Raises:
             ImageNotFoundError: There is no such name.
         """
-        reference = parse_reference(name)
-        try:
-            self._record_path(reference).unlink()
-        except FileNotFoundError:
-            raise ImageNotFoundError(f"image {name!r} is not in the store") from None
+        self._library.names.remove(parse_reference(name))
         self._known.clear()
-
-    def hold(self, image: Image) -> Hold:
-        """Keep the layers of `image` from being pruned until the hold is closed.
-
-        Raises:
-            FileNotFoundError: One is gone already.
-        """
-        return Hold(layer.path for layer in image.layers)
-
-
-def _archive_at(path: Path) -> ArchiveSource:
-    """What kind of archive is at `path`, by what is in it."""
-    from pytest_containers.images import archives
-
-    with archives.Files(path) as files:
-        if files.has("index.json"):
-            return ArchiveSource("oci" if path.is_dir() else "oci-archive", str(path))
-        return ArchiveSource("docker-archive", str(path))

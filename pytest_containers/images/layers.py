@@ -1,19 +1,70 @@
-"""Layers in the store: unpacked once per class of id maps, whoever asks first."""
+"""Layers in the store: unpacked once per class of id maps, whoever asks first, from any source."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytest_containers.images.archives import Part
+from pytest_containers.errors import hide_frames
+from pytest_containers.images import progress
+from pytest_containers.images.directories import TempDir, remove_tree
 from pytest_containers.images.image import Layer
 from pytest_containers.images.inside import Inside
-from pytest_containers.images.store import Store, TempDir, storing
+from pytest_containers.images.store import Store, boot_id, storing
+
+__tracebackhide__ = hide_frames
 
 _UNPACK = "pytest_containers.images.unpack:unpack_layer"
 _REMOVE = "pytest_containers.images.unpack:remove_tree"
+_AT_ONCE = 4
+_REFRESH_S = 0.1
+
+
+class Archive(NamedTuple):
+    """Where a layer's archive is: a part of an open file.
+
+    Attributes:
+        size: -1 is a pipe, to its end.
+        arrivals: A pipe that tells how much of the file is there (`unpack.Part`); -1 is all of it.
+        digest: Of the part, to be verified as it is read; None where somebody else does.
+    """
+
+    fd: int
+    offset: int
+    size: int
+    arrivals: int = -1
+    digest: str | None = None
+
+
+Opened = Callable[[progress.Part, threading.Event], AbstractContextManager[Archive]]
+
+
+class Want(NamedTuple):
+    """A layer that is needed.
+
+    Attributes:
+        name: In messages.
+        part: Its progress.
+        opened: Gives its archive, if it has to be unpacked; told when nobody wants it any more.
+    """
+
+    diff_id: str
+    name: str
+    part: progress.Part
+    opened: Opened
+
+
+class Unpacked(NamedTuple):
+    """A layer that was just unpacked, and what is known of its archive."""
+
+    layer: Layer
+    digest: str | None
+    size_bytes: int
 
 
 class Layers:
@@ -27,55 +78,125 @@ class Layers:
     def __init__(self, store: Store, inside: Inside) -> None:
         self._store = store
         self._inside = inside
+        # Each takes a processor and some memory.
+        self._jobs = threading.Semaphore(max(1, min(_AT_ONCE, len(os.sched_getaffinity(0)))))
 
     def find(self, diff_id: str) -> Layer | None:
-        """The layer, if it is in the store."""
-        path = self._store.layer_dir(self._inside.id_map_class, diff_id)
-        if self._store.layer_record(path) is None:
+        """The layer, if it is in the store and nothing says that its data may be lost."""
+        path = self._path(diff_id)
+        record = self._store.layer_record(path)
+        if record is None:
             return None
+        if record.get("boot_id") != boot_id() and not self._store.is_settled(path):
+            return None  # the machine went down before all of it was on the disk
         return Layer(path / "tree", "mapped", diff_id)
 
-    def ensure(self, part: Part, digest: str | None, diff_id: str, name: str) -> Layer:
-        """The layer; unpacked if it is not there.
+    def _path(self, diff_id: str) -> Path:
+        return self._store.layer_dir(self._inside.id_map_class, diff_id)
 
-        However many processes ask at once, one unpacks and the others wait for it.
+    def ensure(
+        self, wants: Sequence[Want], refresh: Callable[[], None] = lambda: None
+    ) -> list[Layer]:
+        """All those layers, bottom first as asked for; what is missing is unpacked, side by side.
+
+        However many processes ask at once, one unpacks a layer and the others wait for it.
+
+        Args:
+            refresh: Called now and then while that goes on, by this thread.
 
         Raises:
-            ImageError: The archive is broken, hostile, or not what it claims.
+            ImageError: An archive is broken, hostile, not what it claims, or cannot be had.
         """
-        found = self.find(diff_id)
-        if found is not None:
-            return found
-        lock = f"layer-{self._inside.id_map_class[:60]}-{diff_id[7:23]}"
-        with self._store.lock(lock):
-            found = self.find(diff_id)
-            return found or self.unpack(part, digest, diff_id, name)[0]
+        found: dict[str, Layer] = {}
+        missing: dict[str, Want] = {}
+        for want in wants:
+            layer = found.get(want.diff_id) or self.find(want.diff_id)
+            if layer is None:
+                missing.setdefault(want.diff_id, want)
+            else:
+                found[want.diff_id] = layer
+                want.part.state = "present"
+        if missing:
+            found |= self._ensure_missing(missing, refresh)
+        return [found[want.diff_id] for want in wants]
+
+    def _ensure_missing(
+        self, missing: dict[str, Want], refresh: Callable[[], None]
+    ) -> dict[str, Layer]:
+        # The largest first: what is short fills the gaps at the end.
+        order = sorted(missing.values(), key=lambda want: -want.part.size_bytes)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pytest-containers layer") as pool:
+            stop = threading.Event()
+            futures = {want.diff_id: pool.submit(self._one, want, stop) for want in order}
+            try:
+                _await(list(futures.values()), refresh)
+            finally:
+                stop.set()
+                for future in futures.values():
+                    future.cancel()
+        return {diff_id: future.result() for diff_id, future in futures.items()}
+
+    def _one(self, want: Want, stop: threading.Event) -> Layer:
+        with self._lock(want.diff_id):
+            found = self.find(want.diff_id)
+            if found is not None:
+                want.part.state = "present"
+                return found
+            with want.opened(want.part, stop) as archive:
+                unpacked = self.unpack(archive, want.diff_id, want.name)
+            want.part.state = "done"
+            return unpacked.layer
+
+    def _lock(self, diff_id: str) -> AbstractContextManager[object]:
+        return self._store.lock(f"layer-{self._inside.id_map_class[:60]}-{diff_id[7:23]}")
 
     def unpack(
-        self, part: Part, digest: str | None, diff_id: str | None, name: str
-    ) -> tuple[Layer, dict[str, Any]]:
-        """Unpack unconditionally; the digest of what was unpacked names the layer."""
-        with storing(name, self._store.home), self._store.temp_dir() as temp:
+        self, archive: Archive, diff_id: str | None, name: str, *, hashed: bool = False
+    ) -> Unpacked:
+        """Unpack unconditionally; the digest of what was unpacked names the layer.
+
+        Args:
+            diff_id: What it must be; whoever knows it holds its lock.
+            hashed: Whether the archive's own digest is wanted.
+        """
+        with self._jobs, storing(name, self._store.home), self._store.temp_dir() as temp:
             temp.removed_by = self.remove_inside
             # Container root makes the tree. Nobody else gets here: the store is 0700.
             temp.path.chmod(0o777)
             args = {
-                "offset": part.offset,
-                "size": part.size,
-                "digest": digest,
+                "offset": archive.offset,
+                "size": archive.size,
+                "digest": archive.digest,
                 "diff_id": diff_id,
+                "hashed": hashed,
                 "single": self._inside.id_map_class.startswith("single"),
                 "name": name,
             }
-            result = self._inside.call(_UNPACK, args, [part.fd, temp.fd])
-            return self._keep(temp, result), result
+            fds = [archive.fd, temp.fd, *([archive.arrivals] if archive.arrivals >= 0 else [])]
+            result = self._inside.call(_UNPACK, args, fds)
+            with nullcontext() if diff_id is not None else self._lock(result["diff_id"]):
+                layer = self._keep(temp, result)
+        return Unpacked(layer, result["digest"], result["size_bytes"])
 
     def _keep(self, temp: TempDir, result: dict[str, Any]) -> Layer:
         temp.path.chmod(0o700)
-        path = self._store.layer_dir(self._inside.id_map_class, result["diff_id"])
-        record = {"kind": "layer", "size_bytes": result["size_bytes"], "skipped": result["skipped"]}
-        self._store.finish_layer(temp, path, record)
+        path = self._path(result["diff_id"])
+        record = {"kind": "layer", "size_bytes": result["size_bytes"], "entries": result["entries"]}
+        if self.find(result["diff_id"]) is None:
+            self.drop(path)
+            self._store.finish_layer(temp, path, record)
         return Layer(path / "tree", "mapped", result["diff_id"])
+
+    def drop(self, path: Path) -> None:
+        """Remove the layer in directory `path`, if it is there; whoever holds its lock may."""
+        if not path.exists():
+            return
+        self._store.forget_layer(path)
+        with self._store.temp_dir() as temp:
+            temp.removed_by = self.remove_inside
+            with suppress(FileNotFoundError):
+                (path / "tree").rename(temp.path / "tree")
+        remove_tree(path)
 
     def remove_inside(self, path: Path) -> None:
         """Delete what is in `path`, whoever of the run owns it."""
@@ -85,6 +206,26 @@ class Layers:
             self._inside.call(_REMOVE, {}, [fd])
         finally:
             os.close(fd)
+
+
+def _await(futures: list[Future[Layer]], refresh: Callable[[], None]) -> None:
+    """Until all have ended or one has failed, whose error is raised."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_REFRESH_S, return_when=FIRST_EXCEPTION)
+        refresh()
+        for future in done:
+            future.result()
+
+
+@contextmanager
+def archive_at(path: Path, digest: str | None = None) -> Iterator[Archive]:
+    """A whole file as an archive."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield Archive(fd, 0, os.fstat(fd).st_size, -1, digest)
+    finally:
+        os.close(fd)
 
 
 def total_bytes(store: Store, layers: Sequence[Layer]) -> int:

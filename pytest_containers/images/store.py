@@ -5,6 +5,7 @@
     images/<sha256 of name>.json  name -> manifest
     layers/<class>/<hex>/tree     an unpacked layer; record.json beside it
     host/<hex>.json               `host:` images by signature of what they were made from
+    partial/                      blobs on their way, to go on with after an interruption
     locks/                        one lock file per thing being made
     tmp/                          things being made, each locked by its maker
 
@@ -15,24 +16,25 @@ Locks are flock(2): the kernel drops them with their process.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from pytest_containers.errors import ImageError
+from pytest_containers.errors import ImageError, hide_frames
+from pytest_containers.images.directories import TempDir, remove_tree, try_lock
 from pytest_containers.images.reference import check_digest
+from pytest_containers.linux.files import sync_filesystem
+
+__tracebackhide__ = hide_frames
 
 VERSION = 1
 HOME_VARIABLE = "PYTEST_CONTAINERS_HOME"
-_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp")
-_RECORD = "record.json"
+_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial")
+_RECORD, _SETTLED = "record.json", "settled"
 _CLASS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -129,51 +131,6 @@ class Store:
             return None
         return found if isinstance(found, dict) else None
 
-    # -- blobs ---------------------------------------------------------------------------------
-
-    def blob_path(self, digest: str) -> Path:
-        """Where the blob `digest` is, or would be."""
-        algorithm, _, digits = check_digest(digest).partition(":")
-        return self.home / "blobs" / algorithm / digits
-
-    def read_blob(self, digest: str, limit_bytes: int) -> bytes:
-        """A small blob (manifest, config), verified.
-
-        Raises:
-            ImageError: Not there, too large, or not what its name says.
-        """
-        try:
-            with self.blob_path(digest).open("rb") as file:
-                data = file.read(limit_bytes + 1)
-        except FileNotFoundError:
-            raise ImageError(f"{digest} is not in the image store {self.home}") from None
-        verify(data, digest)
-        return data
-
-    def write_blob(self, data: bytes) -> str:
-        """Keep `data`; returns its digest."""
-        digest = digest_of(data)
-        with storing(digest, self.home):
-            if not self.blob_path(digest).exists():
-                self.write_atomically(self.blob_path(digest), data)
-        return digest
-
-    def copy_blob(self, source: IO[bytes], digest: str, size_bytes: int) -> None:
-        """Keep what `source` yields, verified as it is read; nothing appears before.
-
-        Raises:
-            ImageError: Size or digest is not as stated, or the store cannot take it.
-        """
-        path = self.blob_path(digest)
-        if path.exists():
-            return
-        with storing(digest, self.home), self.temp_dir() as temp:
-            draft = temp.path / "blob"
-            with draft.open("xb") as target:
-                copy_verified(source, target, digest, size_bytes)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.replace(path)
-
     # -- layers --------------------------------------------------------------------------------
 
     def layer_dir(self, id_map_class: str, digest: str) -> Path:
@@ -195,6 +152,23 @@ class Store:
         layer.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temp.commit(layer)
 
+    def forget_layer(self, layer: Path) -> None:
+        """From now on it is not there; its tree is still to be removed."""
+        (layer / _RECORD).unlink(missing_ok=True)
+
+    def is_settled(self, layer: Path) -> bool:
+        """Whether all of a layer is known to have reached the disk."""
+        return (layer / _SETTLED).exists()
+
+    def settle(self, layers: Iterable[Path]) -> None:
+        """Have the kernel write everything, and note that; takes as long as the disk needs."""
+        waiting = [layer for layer in layers if not self.is_settled(layer)]
+        if waiting:
+            sync_filesystem(self.home)
+            for layer in waiting:
+                with suppress(OSError):
+                    (layer / _SETTLED).touch(mode=0o600)
+
     # -- locks and temporary directories -------------------------------------------------------
 
     def lock(self, name: str) -> AbstractContextManager[object]:
@@ -215,7 +189,7 @@ class Store:
                 such directories stay for the next time.
         """
         for entry in os.scandir(self.home / "tmp"):
-            fd = _try_lock(entry.path)
+            fd = try_lock(entry.path)
             if fd is None:
                 continue
             try:
@@ -224,158 +198,7 @@ class Store:
                 os.close(fd)
 
 
-class TempDir:
-    """A directory below ``tmp``, locked by its maker; removed at close unless committed.
-
-    Attributes:
-        path: The directory.
-        fd: A descriptor of it. It carries the lock: handing it to another process keeps the
-            directory from being swept while that process lives.
-    """
-
-    def __init__(self, parent: Path) -> None:
-        self.removed_by: Callable[[Path], None] | None = None
-        while True:
-            self.path: Path = parent / os.urandom(8).hex()
-            self.path.mkdir(mode=0o700)
-            fd = _try_lock(os.fspath(self.path))
-            if fd is not None:  # else a sweeper got between the two lines above
-                self.fd: int = fd
-                return
-
-    def commit(self, target: Path) -> None:
-        """Move it to `target`; if that is there already, this one is dropped."""
-        try:
-            self.path.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-
-    def close(self) -> None:
-        """Remove it, unless committed, and let go of the lock."""
-        if self.fd < 0:
-            return
-        try:
-            if _is_at(self.fd, os.fspath(self.path)):
-                remove_tree(self.path, self.removed_by)
-        finally:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> TempDir:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Hold:
-    """Shared locks on layers: while one lives, nobody prunes them. Dies with its process.
-
-    Raises:
-        FileNotFoundError: A layer is gone; look the image up again.
-    """
-
-    def __init__(self, layers: Iterator[Path]) -> None:
-        self._fds: list[int] = []
-        try:
-            for tree in layers:
-                path = os.fspath(tree.parent)
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                self._fds.append(fd)
-                fcntl.flock(fd, fcntl.LOCK_SH)
-                if not _is_at(fd, path):
-                    raise FileNotFoundError(f"layer {path} was removed")
-        except OSError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Let go; idempotent."""
-        while self._fds:
-            os.close(self._fds.pop())
-
-    def __enter__(self) -> Hold:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _try_lock(path: str) -> int | None:
-    """A descriptor of the directory `path` with an exclusive lock; None if held or gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(fd, path):
-            return fd
-    except BlockingIOError:
-        pass
-    os.close(fd)
-    return None
-
-
-def _is_at(fd: int, path: str) -> bool:
-    """Whether `path` still is the directory that `fd` refers to."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    return False
-
-
-def remove_tree(path: Path, remove_inside: Callable[[Path], None] | None = None) -> None:
-    """Delete a directory of the store; with `remove_inside` also what subordinate ids own in it."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        pass
-    except PermissionError:
-        if remove_inside is not None:
-            remove_inside(path)
-            shutil.rmtree(path)
-
-
 def boot_id() -> str:
     """The kernel's name for this boot."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
-
-
-def digest_of(data: bytes) -> str:
-    """The digest of `data`."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def verify(data: bytes, digest: str) -> None:
-    """Raise ImageError unless `data` has `digest`."""
-    algorithm, _, expected = check_digest(digest).partition(":")
-    actual = hashlib.new(algorithm, data).hexdigest()
-    if actual != expected:
-        raise ImageError(
-            f"content does not match its digest: expected {digest}, got {algorithm}:{actual}; "
-            "it is damaged or not what it claims, fetch it again",
-            expected=digest,
-            actual=f"{algorithm}:{actual}",
-        )
-
-
-def copy_verified(source: IO[bytes], target: IO[bytes], digest: str, size_bytes: int) -> None:
-    """Copy exactly `size_bytes` with `digest`; a byte more or less is an ImageError."""
-    algorithm, _, expected = check_digest(digest).partition(":")
-    hasher, left = hashlib.new(algorithm), size_bytes
-    while left and (chunk := source.read(min(left, 1 << 20))):
-        hasher.update(chunk)
-        target.write(chunk)
-        left -= len(chunk)
-    if left or source.read(1):
-        much = "too short" if left else "too long"
-        raise ImageError(f"blob {digest} is {much}: {size_bytes} bytes were announced")
-    if hasher.hexdigest() != expected:
-        raise ImageError(
-            f"content does not match its digest: expected {digest}, "
-            f"got {algorithm}:{hasher.hexdigest()}; it is damaged or not what it claims",
-            expected=digest,
-            actual=f"{algorithm}:{hasher.hexdigest()}",
-        )

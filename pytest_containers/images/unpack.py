@@ -1,48 +1,42 @@
 """Apply a layer's tar to a directory, as root of the run's user namespace.
 
-Runs as a job (`Inside.call`) in a bare interpreter: the standard library and `linux` only. The
-archive is hostile until proven otherwise: every path is resolved below the directory
-(RESOLVE_IN_ROOT), nothing is followed that the archive planted, and what it claims to be is
-checked by digest before anybody uses it.
+Runs as a job (`Inside.call`) in a bare interpreter. The archive is hostile until proven otherwise:
+every path is resolved below the directory (RESOLVE_IN_ROOT), nothing is followed that the archive
+planted, and what it claims to be is checked by digest before anybody uses it.
+
+Two threads share the work: one reads, decompresses and hashes, the other makes files. All of that
+happens in C or in the kernel, without the interpreter's lock.
 """
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import hashlib
-import io
-import lzma
 import os
-import shutil
+import queue
 import stat
-import tarfile
-from collections.abc import Sequence
+import struct
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib import import_module
-from typing import IO, Any
+from typing import Any
 
 from pytest_containers.errors import ImageError
-from pytest_containers.linux.files import open_in_root, remove
+from pytest_containers.images import tar as tars
+from pytest_containers.images.decompress import CompressionError, decompressed
+from pytest_containers.images.tar import Member, TarError
+from pytest_containers.linux.files import empty, open_in_root, remove
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
-_CHUNK_BYTES = 1 << 20
+_OPAQUE_XATTR = "user.overlay.opaque"
 _MAX_NAME_BYTES = 4095
-_XATTR = "SCHILY.xattr."
-_KEPT_XATTRS = ("user.", "security.capability")
-_DROPPED_XATTRS = ("user.overlay.",)  # they would speak to overlayfs in the archive's name
-
-
-def _import_zstd() -> Any:
-    for name in ("compression.zstd", "backports.zstd"):
-        with suppress(ImportError):
-            return import_module(name)
-    return None
-
-
-# All imports happen with the module's: later nothing outside of the run may be readable.
-_zstd_module = _import_zstd()
+_MAX_ENTRIES = 10_000_000
+_MAX_BYTES = 1 << 40
+_CHUNK_BYTES = 1 << 17
+_PIECES_AHEAD = 6
+_ARRIVED = struct.Struct("<Q")
+# They would speak to overlayfs in the archive's name, or are this machine's own to decide.
+_DROPPED_XATTRS = ("user.overlay.", "trusted.overlay.", "security.selinux")
 
 
 def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
@@ -50,57 +44,61 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
 
     Args:
         args: ``offset``, ``size`` (-1: to the end): the part of the file; ``digest`` of that
-            part and ``diff_id`` of the tar, or null where not known; ``single``: only one id
+            part and ``diff_id`` of the tar, or null where not known; ``hashed``: whether the
+            part's digest is wanted also when it is not known; ``single``: only one id
             exists, so all files are its own; ``name``: what the archive is called in errors.
-        fds: The file (or a pipe, with offset 0 and size -1), and the directory for ``tree``.
+        fds: The file (or a pipe, with offset 0 and size -1), the directory for ``tree``, and
+            where the file is still being written a pipe that tells how many bytes are there
+            (8 bytes little-endian each time; its end before `size` of them is a failure).
 
     Returns:
-        ``diff_id``, ``size_bytes`` of the contents, ``skipped``: device files left out.
+        ``digest`` of the part (null unless hashed), ``diff_id``, ``size_bytes`` of the contents,
+        ``entries``, ``devices``: how many device files became placeholders.
     """
-    archive_fd, parent_fd = fds
+    archive_fd, parent_fd, *arrivals = fds
+    os.umask(0)
     os.mkdir("tree", 0o755, dir_fd=parent_fd)
     root = os.open("tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
     name = args["name"]
-    raw = _Part(archive_fd, args["offset"], args["size"])
+    hashed = args["hashed"] or args["digest"] is not None
+    part = Part(archive_fd, args["offset"], args["size"], *arrivals, hashed=hashed)
+    stream = Ahead(decompressed(part.read, _CHUNK_BYTES))
+    unpacker = _Unpacker(root, single=args["single"], name=name)
     try:
-        stream = _Hashing(_decompressed(raw, name))
-        unpacker = _Unpacker(root, single=args["single"], name=name)
-        with tarfile.open(
-            fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape"
-        ) as tar:
-            for member in tar:
-                unpacker.apply(tar, member)
+        reader = tars.Reader(iter(stream))
+        for member in reader:
+            unpacker.apply(reader, member)
         unpacker.finish()
-        stream.drain()
-        raw.drain()
-    except (tarfile.TarError, EOFError, ValueError) as error:
+        reader.drain()
+        part.drain()
+    except (TarError, CompressionError, EOFError) as error:
         raise ImageError(f"{name}: the archive is broken or truncated: {error}") from None
     except OSError as error:
-        if error.errno is not None and not isinstance(error, BlockingIOError):
-            raise ImageError(f"{name}: {error.filename or 'unpack'}: {error.strerror}") from None
-        raise ImageError(f"{name}: the archive is broken or truncated: {error}") from None
-    except Exception as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name}: the archive is broken or truncated: {error}") from None
-    diff_id = f"sha256:{stream.hexdigest()}"
-    _check(name, "digest", args["digest"], f"sha256:{raw.hexdigest()}")
-    _check(name, "diff_id", args["diff_id"], diff_id)
-    return {"diff_id": diff_id, "size_bytes": unpacker.size_bytes, "skipped": unpacker.skipped}
+        raise ImageError(
+            f"{name}: {error.filename or 'unpack'}: {error.strerror}", errno=error.errno
+        ) from None
+    finally:
+        stream.close()
+    digest = part.digest()
+    _check(name, "digest", args["digest"], digest)
+    _check(name, "diff_id", args["diff_id"], stream.digest())
+    return {
+        "digest": digest,
+        "diff_id": stream.digest(),
+        "size_bytes": unpacker.size_bytes,
+        "entries": unpacker.entries,
+        "devices": unpacker.devices,
+    }
 
 
 def remove_tree(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     """Delete what is in the directory `fds[0]`: some of it may belong to subordinate ids."""
     (fd,) = fds
-    for entry in os.scandir(fd):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.name, dir_fd=fd)
-        else:
-            os.unlink(entry.name, dir_fd=fd)
+    empty(fd)
     return {}
 
 
-def _check(name: str, what: str, expected: str | None, actual: str) -> None:
+def _check(name: str, what: str, expected: str | None, actual: str | None) -> None:
     if expected is not None and expected != actual:
         raise ImageError(
             f"{name}: its {what} is {actual} instead of {expected}; the archive is damaged or not "
@@ -110,105 +108,112 @@ def _check(name: str, what: str, expected: str | None, actual: str) -> None:
         )
 
 
-class _Part:
-    """A part of a file as a stream, hashed as it is read."""
+class Part:
+    """A part of a file, or what comes through a pipe; hashed as it is read if that is wanted.
 
-    def __init__(self, fd: int, offset: int, size: int) -> None:
+    Args:
+        fd: The file.
+        size: -1 for a pipe.
+        arrivals: Tells how much of a file that is being written is there.
+    """
+
+    def __init__(
+        self, fd: int, offset: int, size: int, arrivals: int = -1, *, hashed: bool
+    ) -> None:
         self._fd = fd
         self._at = offset
         self._left = size
-        self._seekable = size >= 0
-        self._hash = hashlib.sha256()
-        self._ahead = b""
+        self._piped = size < 0
+        self._arrivals = arrivals
+        self._arrived = 0 if arrivals >= 0 else size
+        self._hash = hashlib.sha256() if hashed else None
 
-    def read(self, size: int = -1) -> bytes:
-        if self._ahead:
-            size = len(self._ahead) if size < 0 else size
-            data, self._ahead = self._ahead[:size], self._ahead[size:]
-            return data
-        return self._read(_CHUNK_BYTES if size < 0 else size)
-
-    def _read(self, size: int) -> bytes:
-        if self._seekable:
-            data = os.pread(self._fd, min(size, self._left), self._at)
+    def read(self, size: int) -> bytes:
+        """Some bytes, at most `size`; none at the end."""
+        if self._piped:
+            data = os.read(self._fd, size)
+        elif not self._left:
+            return b""
+        else:
+            if not self._arrived:
+                self._wait()
+            data = os.pread(self._fd, min(size, self._left, self._arrived), self._at)
+            if not data:
+                raise EOFError("the file ends too early")
             self._at += len(data)
             self._left -= len(data)
-            if not data and self._left > 0:
-                raise EOFError("the file ends too early")
-        else:
-            data = os.read(self._fd, size)
-        self._hash.update(data)
+            self._arrived -= len(data)
+        if self._hash is not None:
+            self._hash.update(data)
         return data
 
-    def peek(self, size: int) -> bytes:
-        while len(self._ahead) < size:
-            more = self._read(size - len(self._ahead))
-            if not more:
-                break
-            self._ahead += more
-        return self._ahead[:size]
+    def _wait(self) -> None:
+        """Return when there is more; what is told counts from the start of the part."""
+        told = os.read(self._arrivals, 1 << 12)
+        if not told:
+            raise EOFError("it did not arrive whole")
+        while len(told) % _ARRIVED.size:
+            told += os.read(self._arrivals, 1)
+        (there,) = _ARRIVED.unpack(told[-_ARRIVED.size :])
+        self._arrived = there - self._at
+        if not self._arrived:
+            self._wait()
 
     def drain(self) -> None:
+        """Read to the end."""
         while self.read(_CHUNK_BYTES):
             pass
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    @property
-    def closed(self) -> bool:
-        return False
+    def digest(self) -> str | None:
+        """Of what was read."""
+        return None if self._hash is None else f"sha256:{self._hash.hexdigest()}"
 
 
-class _Hashing(io.RawIOBase):
-    """A stream that hashes what is read from it."""
+class Ahead:
+    """Pieces of a stream, made and hashed by a thread that is some pieces ahead."""
 
-    def __init__(self, source: Any) -> None:
-        super().__init__()
-        self._source = source
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
         self._hash = hashlib.sha256()
+        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_PIECES_AHEAD)
+        self._closed = False
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
 
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._source.read(size)
-        self._hash.update(data)
-        return data
+    def _fill(self) -> None:
+        last: bytes | BaseException = b""
+        try:
+            for piece in self._pieces:
+                self._hash.update(piece)
+                if not self._put(piece):
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised where the pieces are taken
+            last = error
+        self._put(last)
 
-    def drain(self) -> None:
-        while self.read(_CHUNK_BYTES):
-            pass
+    def _put(self, item: bytes | BaseException) -> bool:
+        while not self._closed:
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                return True
+        return False
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if not item:
+                return
+            yield item
 
+    def digest(self) -> str:
+        """Of all pieces, once they were taken."""
+        return f"sha256:{self._hash.hexdigest()}"
 
-def _decompressed(part: _Part, name: str) -> Any:
-    """By its first bytes: gzip, bzip2, xz, or a plain tar."""
-    magic = part.peek(6)
-    stream: Any = part
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=stream, mode="rb")
-    if magic.startswith(b"BZh"):
-        return bz2.BZ2File(stream)
-    if magic.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(stream)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return _zstd(stream, name)
-    return part
-
-
-def _zstd(stream: IO[bytes], name: str) -> Any:
-    if _zstd_module is not None:
-        return _zstd_module.ZstdFile(stream)
-    raise ImageError(
-        f"{name}: the layer is compressed with zstd, which this Python does not know; "
-        "pip install backports.zstd"
-    )
+    def close(self) -> None:
+        """Give up what was not taken."""
+        self._closed = True
 
 
 class _Unpacker:
@@ -219,40 +224,51 @@ class _Unpacker:
         self._single = single
         self._name = name
         self._parent = ("", os.dup(root))
-        self._folders: dict[str, tarfile.TarInfo] = {}
-        self._made: set[str] = set()
+        # Time and inode of each directory: set at the end, unless something else is there then.
+        self._folders: dict[str, tuple[int, int]] = {}
+        self._hidden: set[str] = set()
+        self._setgid = False
         self.size_bytes = 0
-        self.skipped = 0
+        self.entries = 0
+        self.devices = 0
 
-    def apply(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def apply(self, reader: tars.Reader, member: Member) -> None:
         """Apply one member."""
+        self.entries += 1
+        if self.entries > _MAX_ENTRIES:
+            raise ImageError(
+                f"{self._name}: it has more than {_MAX_ENTRIES} members; it is hostile"
+            )
         path = self._clean(member.name)
         folder, _, leaf = path.rpartition("/")
         if not leaf:
             self._own_root(member)
             return
         parent = self._open_parent(folder)
-        if leaf == _OPAQUE:
-            os.setxattr(parent, "user.overlay.opaque", b"y")
-            return
         if leaf.startswith(_WHITEOUT):
-            self._whiteout(parent, leaf.removeprefix(_WHITEOUT), folder)
+            if leaf == _OPAQUE:
+                os.setxattr(parent, _OPAQUE_XATTR, b"y")
+            else:
+                self._whiteout(parent, leaf.removeprefix(_WHITEOUT), folder)
             return
-        if not (member.isdir() and _is_directory(parent, leaf)):
-            self._remove(parent, leaf, path)
-        self._make(tar, member, parent, leaf)
-        self._made.add(path)
-        if member.isdir():
-            self._folders[path] = member
-        elif not member.islnk() and _exists(parent, leaf):
-            self._set_times(parent, leaf, member)
+        try:
+            self._make(reader, member, parent, leaf, path)
+        except FileExistsError:
+            remove(leaf, parent)
+            self._make(reader, member, parent, leaf, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
 
     def finish(self) -> None:
-        """Times of directories, after all that was made in them."""
-        for path, member in self._folders.items():
-            with suppress(FileNotFoundError):
-                folder, _, leaf = path.rpartition("/")
-                self._set_times(self._open_parent(folder), leaf, member)
+        """Times of directories, after all that was made in them; deepest first is not needed."""
+        for path, (mtime_ns, inode) in self._folders.items():
+            with suppress(OSError):
+                fd = open_in_root(self._root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    if os.fstat(fd).st_ino == inode:
+                        _set_times(fd, mtime_ns)
+                finally:
+                    os.close(fd)
 
     def _clean(self, name: str) -> str:
         if "\0" in name or len(os.fsencode(name)) > _MAX_NAME_BYTES:
@@ -268,106 +284,141 @@ class _Unpacker:
         if self._parent[0] == folder:
             return self._parent[1]
         try:
-            fd = open_in_root(self._root, folder or ".", os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            above, _, leaf = folder.rpartition("/")
-            parent = self._open_parent(above)
-            with suppress(FileExistsError):
-                os.mkdir(leaf, 0o755, dir_fd=parent)
-            fd = open_in_root(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fd = open_in_root(self._root, folder or ".", os.O_RDONLY | os.O_DIRECTORY)
+            except (FileNotFoundError, NotADirectoryError):
+                self._make_folders(folder)
+                fd = open_in_root(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise ImageError(f"{self._name}: {folder}: {error.strerror}") from None
         os.close(self._parent[1])
         self._parent = (folder, fd)
         return fd
 
-    def _forget_parent(self) -> None:
-        os.close(self._parent[1])
-        self._parent = ("", os.dup(self._root))
+    def _make_folders(self, folder: str) -> None:
+        """Directories that the archive uses and does not list."""
+        above = os.dup(self._root)
+        path = ""
+        try:
+            for leaf in folder.split("/"):
+                path = f"{path}/{leaf}".lstrip("/")
+                if path in self._hidden and _is_whiteout(above, leaf):
+                    os.unlink(leaf, dir_fd=above)
+                with suppress(FileExistsError):
+                    os.mkdir(leaf, 0o755, dir_fd=above)
+                self._reveal(above, leaf, path)
+                fd = open_in_root(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
+                os.close(above)
+                above = fd
+        finally:
+            os.close(above)
 
-    def _own_root(self, member: tarfile.TarInfo) -> None:
-        if member.isdir():
+    def _own_root(self, member: Member) -> None:
+        if member.kind == tars.DIRECTORY:
             self._chown(self._root, member)
-            os.fchmod(self._root, stat.S_IMODE(member.mode))
-
-    def _remove(self, parent: int, leaf: str, path: str) -> None:
-        if not remove(leaf, parent):
-            return
-        gone = [one for one in self._folders if one == path or one.startswith(f"{path}/")]
-        for one in gone:
-            del self._folders[one]
+            os.fchmod(self._root, member.mode)
+            self._folders["."] = (member.mtime_ns, os.fstat(self._root).st_ino)
 
     def _whiteout(self, parent: int, leaf: str, folder: str) -> None:
         """Hide `leaf` of the layers below. What this layer has under that name stays."""
         if leaf in ("", ".", "..") or "/" in leaf:
             raise ImageError(f"{self._name}: whiteout of {leaf!r} in {folder!r} is not valid")
-        if f"{folder}/{leaf}".lstrip("/") in self._made:
-            return
-        with suppress(FileExistsError):
-            os.mknod(leaf, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
-
-    def _make(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, leaf: str) -> None:
-        mode = stat.S_IMODE(member.mode)
-        if member.isreg():
-            self._file(tar, member, parent, leaf, mode)
-        elif member.isdir():
-            self._folder(member, parent, leaf, mode)
-        elif member.issym():
-            os.symlink(member.linkname, leaf, dir_fd=parent)
-            self._lchown(parent, leaf, member)
-        elif member.islnk():
-            self._link(member, parent, leaf)
-        elif member.isfifo():
-            os.mkfifo(leaf, mode, dir_fd=parent)
-            self._lchown(parent, leaf, member)
-            os.chmod(leaf, mode, dir_fd=parent)
-        else:
-            self.skipped += 1  # devices: a user namespace may not make them, and /dev is our own
-
-    def _file(
-        self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, leaf: str, mode: int
-    ) -> None:
-        source = tar.extractfile(member)
-        assert source is not None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(leaf, flags, 0o600, dir_fd=parent)
+        path = f"{folder}/{leaf}".lstrip("/")
+        self._hidden.add(path)
         try:
-            left = member.size
-            while left:
-                data = source.read(min(left, _CHUNK_BYTES))
-                if not data:
-                    raise EOFError(f"{member.name} ends too early")
-                left -= len(data)
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-            self.size_bytes += member.size
-            self._chown(fd, member)
-            os.fchmod(fd, mode)
-            self._xattrs(fd, member)
+            os.mknod(leaf, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+        except FileExistsError:
+            self._reveal(parent, leaf, path)
+
+    def _reveal(self, parent: int, leaf: str, path: str) -> None:
+        """A directory where a hidden one is below: only its own entries count."""
+        if path not in self._hidden:
+            return
+        with suppress(NotADirectoryError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(leaf, flags, dir_fd=parent)
+            try:
+                os.setxattr(fd, _OPAQUE_XATTR, b"y")
+            finally:
+                os.close(fd)
+
+    def _make(self, reader: tars.Reader, member: Member, parent: int, leaf: str, path: str) -> None:
+        kind = member.kind
+        if kind == tars.FILE:
+            self._file(reader, member, parent, leaf)
+        elif kind == tars.DIRECTORY:
+            self._folder(member, parent, leaf, path)
+        elif kind == tars.SYMLINK:
+            os.symlink(member.linkname, leaf, dir_fd=parent)
+            self._finish_at(parent, leaf, member)
+        elif kind == tars.LINK:
+            self._link(member, parent, leaf)
+        elif kind == tars.FIFO:
+            os.mkfifo(leaf, member.mode, dir_fd=parent)
+            self._finish_at(parent, leaf, member)
+            os.chmod(leaf, member.mode, dir_fd=parent)
+        else:
+            # A user namespace may not make devices, and /dev is the container's own.
+            self.devices += 1
+            self._file(reader, member, parent, leaf)
+
+    def _file(self, reader: tars.Reader, member: Member, parent: int, leaf: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(leaf, flags, member.mode & 0o777, dir_fd=parent)
+        try:
+            self.size_bytes += member.stored
+            if self.size_bytes > _MAX_BYTES:
+                raise ImageError(
+                    f"{self._name}: it holds more than {_MAX_BYTES} bytes; it is hostile"
+                )
+            if member.sparse is not None:
+                _write_sparse(fd, reader, member)
+            else:
+                for piece in reader.data():
+                    while piece:
+                        piece = piece[os.write(fd, piece) :]
+            # Made by container root, with no mask: mostly nothing is left to be changed.
+            if member.uid or member.gid or self._setgid:
+                self._chown(fd, member)
+            if member.mode & 0o7000:
+                os.fchmod(fd, member.mode)
+            if member.xattrs:
+                self._xattrs(fd, member)
+            _set_times(fd, member.mtime_ns)
         finally:
             os.close(fd)
 
-    def _folder(self, member: tarfile.TarInfo, parent: int, leaf: str, mode: int) -> None:
+    def _folder(self, member: Member, parent: int, leaf: str, path: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(leaf, 0o700, dir_fd=parent)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(leaf, flags, dir_fd=parent)
+        try:
+            fd = os.open(leaf, flags, dir_fd=parent)
+        except NotADirectoryError:
+            raise FileExistsError from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileExistsError from None
+            raise
         try:
             self._chown(fd, member)
-            os.fchmod(fd, mode)
-            self._xattrs(fd, member)
+            os.fchmod(fd, member.mode)
+            self._setgid = self._setgid or bool(member.mode & stat.S_ISGID)
+            if member.xattrs:
+                self._xattrs(fd, member)
+            if path in self._hidden:
+                os.setxattr(fd, _OPAQUE_XATTR, b"y")
+            self._folders[path] = (member.mtime_ns, os.fstat(fd).st_ino)
         finally:
             os.close(fd)
 
-    def _link(self, member: tarfile.TarInfo, parent: int, leaf: str) -> None:
+    def _link(self, member: Member, parent: int, leaf: str) -> None:
         target = self._clean(member.linkname)
         folder, _, name = target.rpartition("/")
-        keep = os.dup(parent)
         try:
             source = open_in_root(self._root, folder or ".", os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.link(name, leaf, src_dir_fd=source, dst_dir_fd=keep, follow_symlinks=False)
+                os.link(name, leaf, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
             finally:
                 os.close(source)
         except FileNotFoundError:
@@ -375,63 +426,66 @@ class _Unpacker:
                 f"{self._name}: {member.name!r} is a hard link to {member.linkname!r}, "
                 "which is not in the archive"
             ) from None
-        finally:
-            os.close(keep)
 
-    def _chown(self, fd: int, member: tarfile.TarInfo) -> None:
+    def _chown(self, fd: int, member: Member) -> None:
         if not self._single:
-            self._owning(member, lambda: os.fchown(fd, member.uid, member.gid))
-
-    def _lchown(self, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
-        if not self._single:
-            self._owning(
-                member,
-                lambda: os.chown(
-                    leaf, member.uid, member.gid, dir_fd=parent, follow_symlinks=False
-                ),
-            )
-
-    def _owning(self, member: tarfile.TarInfo, chown: Any) -> None:
-        try:
-            chown()
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise ImageError(
-                f"{self._name}: {member.name!r} belongs to {member.uid}:{member.gid}, and this "
-                "account has no such subordinate id; give it a larger range in /etc/subuid and "
-                "/etc/subgid"
-            ) from None
-
-    def _xattrs(self, fd: int, member: tarfile.TarInfo) -> None:
-        for key, value in member.pax_headers.items():
-            name = key.removeprefix(_XATTR)
-            if name == key or name.startswith(_DROPPED_XATTRS) or not name.startswith(_KEPT_XATTRS):
-                continue
-            data = value.encode("utf-8", "surrogateescape")
             try:
-                os.setxattr(fd, name, data)
-            except OSError as error:
+                os.fchown(fd, member.uid, member.gid)
+            except (OSError, OverflowError) as error:
+                raise self._no_such_id(member, error) from None
+
+    def _finish_at(self, parent: int, leaf: str, member: Member) -> None:
+        """Owner and time of what cannot be opened."""
+        if not self._single:
+            try:
+                os.chown(leaf, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+            except (OSError, OverflowError) as error:
+                raise self._no_such_id(member, error) from None
+        with suppress(OverflowError):
+            times = (member.mtime_ns, member.mtime_ns)
+            os.utime(leaf, ns=times, dir_fd=parent, follow_symlinks=False)
+
+    def _no_such_id(self, member: Member, error: Exception) -> Exception:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            return error
+        return ImageError(
+            f"{self._name}: {member.name!r} belongs to {member.uid}:{member.gid}, and this "
+            "account has no such subordinate id; give it a larger range in /etc/subuid and "
+            "/etc/subgid"
+        )
+
+    def _xattrs(self, fd: int, member: Member) -> None:
+        for name, value in (member.xattrs or {}).items():
+            if name.startswith(_DROPPED_XATTRS):
+                continue
+            try:
+                os.setxattr(fd, name, value)
+            except (OSError, ValueError) as error:
                 # With a single id file capabilities mean nothing; some file systems have none.
-                if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                # What a namespace may not set, is not for the archive to demand.
+                allowed = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ERANGE)
+                if isinstance(error, OSError) and error.errno not in allowed:
                     raise
 
-    def _set_times(self, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
-        when = int(member.mtime * 1_000_000_000)
-        with suppress(OverflowError):
-            os.utime(leaf, ns=(when, when), dir_fd=parent, follow_symlinks=False)
+
+def _is_whiteout(parent: int, leaf: str) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISCHR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode)
+    return False
 
 
-def _is_directory(parent: int, leaf: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+def _write_sparse(fd: int, reader: tars.Reader, member: Member) -> None:
+    pieces = reader.data()
+    piece = memoryview(b"")
+    for offset, length in member.sparse or ():
+        while length:
+            piece = piece or next(pieces)
+            written = os.pwrite(fd, piece[:length], offset)
+            piece = piece[written:]
+            offset, length = offset + written, length - written
+    os.ftruncate(fd, member.size)
 
 
-def _exists(parent: int, leaf: str) -> bool:
-    try:
-        os.stat(leaf, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def _set_times(fd: int, mtime_ns: int) -> None:
+    with suppress(OverflowError):
+        os.utime(fd, ns=(mtime_ns, mtime_ns))

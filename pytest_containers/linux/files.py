@@ -11,6 +11,7 @@ from pytest_containers.linux.numbers import NR
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 1, 2, 4
 RESOLVE_BENEATH, RESOLVE_IN_ROOT = 8, 16
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _OpenHow(ctypes.Structure):
@@ -60,11 +61,54 @@ def remove(leaf: str, dir_fd: int) -> bool:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-        import shutil  # not on the way of a start
-
-        shutil.rmtree(leaf, dir_fd=dir_fd)
+        fd = os.open(leaf, _FOLDER, dir_fd=dir_fd)
+        try:
+            empty(fd)
+        finally:
+            os.close(fd)
+        os.rmdir(leaf, dir_fd=dir_fd)
         return True
     return False
+
+
+def empty(fd: int) -> None:
+    """Delete all that is in the directory `fd`, however deep it goes.
+
+    Directories are moved up before they are emptied: neither recursion nor the length of a path
+    nor the number of open files sets a limit, so no archive can make a tree that cannot be deleted.
+    """
+    moved = 0
+    while True:
+        with os.scandir(fd) as entries:
+            found = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+        if not found:
+            return
+        for name, is_folder in found:
+            if not is_folder:
+                os.unlink(name, dir_fd=fd)
+                continue
+            folder = os.open(name, _FOLDER, dir_fd=fd)
+            try:
+                with os.scandir(folder) as entries:
+                    inner = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+                for leaf, is_inner_folder in inner:
+                    if is_inner_folder:
+                        _move_up(leaf, folder, fd, moved)
+                        moved += 1
+                    else:
+                        os.unlink(leaf, dir_fd=folder)
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=fd)
+
+
+def _move_up(leaf: str, folder: int, above: int, number: int) -> None:
+    try:
+        os.rmdir(leaf, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        os.rename(leaf, f".{os.getpid()}-{number}-removed", src_dir_fd=folder, dst_dir_fd=above)
 
 
 def splice(fd_in: int, fd_out: int, count: int, flags: int = 0) -> int:
@@ -75,6 +119,15 @@ def splice(fd_in: int, fd_out: int, count: int, flags: int = 0) -> int:
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     """close_range(2)."""
     syscall(NR["close_range"], first, last, flags)
+
+
+def sync_filesystem(path: str | os.PathLike[str]) -> None:
+    """syncfs(2): return when all that was written to the file system of `path` is on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscall(NR["syncfs"], fd)
+    finally:
+        os.close(fd)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

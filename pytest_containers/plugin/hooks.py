@@ -21,6 +21,15 @@ _OPTIONS = (
     ("ready_timeout", "SECONDS", "how long a container may take to become ready (60)", False),
     ("log_lines", "N", "lines of a container's output in the report of a failure (30)", False),
     ("identity", "MODE", "container users on the host: auto, root, range or single", False),
+    ("pull", "POLICY", "ask registries for images: missing (default), always or never", False),
+    ("registry_mirror", "REGISTRY=MIRROR", "ask a mirror first for a registry's images", True),
+    (
+        "insecure_registry",
+        "HOST[:PORT]",
+        "may be asked in plain http or with any certificate",
+        True,
+    ),
+    ("hub_prefix", "PREFIX", "goes before names of Docker Hub: mirror.example/hub/", False),
     ("runner", "RUNNER", "what makes the system calls: auto, stub or python", False),
 )
 """Name, metavar, help, several: as in `settings`, which is imported only when it is needed."""

@@ -17,6 +17,7 @@ from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Engine, Network, Volume
+    from pytest_containers.images.registry.settings import RegistrySettings
 
 __tracebackhide__ = hide_frames
 
@@ -33,6 +34,21 @@ def settings_of(config: pytest.Config) -> Settings:
     return Settings(
         {one.name: config.getoption(f"containers_{one.name}") for one in settings.ALL},
         {one.name: config.getini(one.ini) for one in settings.ALL},
+    )
+
+
+def registries_of(chosen: Settings) -> RegistrySettings:
+    """What the settings say of registries; testcontainers' variable counts where ours is silent."""
+    from pytest_containers.images.registry.settings import RegistrySettings
+
+    mirrors: dict[str, list[str]] = {}
+    for registry, mirror in chosen.get(settings.REGISTRY_MIRROR):
+        mirrors.setdefault(registry, []).append(mirror)
+    return RegistrySettings(
+        insecure=frozenset(chosen.get(settings.INSECURE_REGISTRY)),
+        mirrors=mirrors,
+        hub_prefix=chosen.get(settings.HUB_PREFIX)
+        or os.environ.get("TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX", ""),
     )
 
 
@@ -63,6 +79,8 @@ class Manager:
                 identity=self.settings.get(settings.IDENTITY),
                 runner=self.settings.get(settings.RUNNER),
                 project=self.config.rootpath,
+                pull=self.settings.get(settings.PULL),
+                registries=registries_of(self.settings),
             )
         return self._engine
 

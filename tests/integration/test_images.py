@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -155,7 +156,7 @@ def test_owners_modes_links_and_attributes(engine: pc.Engine, layout: Layout, ba
     with engine.run(image, ["/bin/sh", "-c", "read x"], tty=True) as container:
         root = container.exec(["/bin/sh", "-c", "echo /*"], text=True).stdout.split()
         container.copy_out("/own", layout.path / "copy")
-    assert "/device" not in root
+    assert "/device" in root  # a placeholder
     tree = engine.image(image).layers[1].path
     owned = os.lstat(tree / "own")
     if os.geteuid() == 0:
@@ -166,6 +167,7 @@ def test_owners_modes_links_and_attributes(engine: pc.Engine, layout: Layout, ba
     assert os.lstat(tree / "hard").st_ino == owned.st_ino
     assert os.readlink(tree / "soft") == "own"
     assert os.getxattr(tree / "attr", "user.note") == b"kept"
+    assert stat.S_ISREG(os.lstat(tree / "device").st_mode)
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -231,7 +233,7 @@ def test_archives_of_skopeo(
     assert output(engine, "loaded/app:2", "read x < /data; echo $x") == "hello\n"
     assert "loaded/app:2" in [one["name"] for one in engine.images.list()]
     engine.images.remove("loaded/app:2")
-    with pytest.raises(pc.ImageNotFoundError):
+    with pytest.raises(pc.ImageError, match="pull of image 'loaded/app:2'"):
         engine.run("loaded/app:2")
 
 

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.native.container import Container
 from pytest_containers.engines.native.inside import RunInside
@@ -21,6 +21,11 @@ from pytest_containers.images.image import Image
 from pytest_containers.images.store import default_home
 from pytest_containers.runtime.client import Client
 from pytest_containers.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from pytest_containers.images.progress import Display
+    from pytest_containers.images.pull import Policy
+    from pytest_containers.images.registry.settings import RegistrySettings
 
 __tracebackhide__ = hide_frames
 
@@ -71,6 +76,9 @@ class Engine:
         identity: ``auto``, or ``root``, ``range``, ``single`` for less than is possible.
         runner: ``auto``, ``stub`` or ``python``: what walks the plans of system calls.
         project: The checkout that ``host:?project=1`` shows; None finds it.
+        pull: ``missing``, ``always`` or ``never``: when registries are asked for an image.
+        registries: How registries are reached; None is the defaults.
+        display: Shows images on their way; None shows nothing.
     """
 
     def __init__(
@@ -81,12 +89,16 @@ class Engine:
         identity: str = "auto",
         runner: str = "auto",
         project: str | os.PathLike[str] | None = None,
+        pull: Policy = "missing",
+        registries: RegistrySettings | None = None,
+        display: Display | None = None,
         **debug: Any,
     ) -> None:
         self._home = None if home is None else Path(home)
         self._broker = broker
         self._wanted = {"identity": identity, "runner": runner, **debug}
         self._project = None if project is None else Path(project)
+        self._moving: dict[str, Any] = {"pull": pull, "registries": registries, "display": display}
         self._lock = threading.RLock()
         self._client: Client | None = None
         self._images: Images | None = None
@@ -157,7 +169,10 @@ class Engine:
         with self._lock:
             if self._images is None:
                 self._images = Images(
-                    self._home, lambda: RunInside(lambda: self.client), project=self._project
+                    self._home,
+                    lambda: RunInside(lambda: self.client),
+                    project=self._project,
+                    **self._moving,
                 )
             return self._images
 

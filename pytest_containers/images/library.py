@@ -1,0 +1,138 @@
+"""The parts of the store put together: names, documents, layers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+from pytest_containers.errors import ImageError, hide_frames
+from pytest_containers.images import manifest as manifests
+from pytest_containers.images.blobs import Blobs, digest_of
+from pytest_containers.images.image import Image, Layer
+from pytest_containers.images.inside import Inside
+from pytest_containers.images.layers import Archive, Layers, Opened, Want, archive_at
+from pytest_containers.images.manifest import Descriptor, Manifest
+from pytest_containers.images.names import Names, Record
+from pytest_containers.images.progress import Part
+from pytest_containers.images.store import Store
+
+__tracebackhide__ = hide_frames
+
+Fetch = Callable[[Descriptor, str, Part, threading.Event], AbstractContextManager[Archive]]
+"""Gives a layer's archive: ``(layer, its name in messages, its progress, told to stop)``."""
+
+
+class Documents(NamedTuple):
+    """What is written about an image, verified.
+
+    Attributes:
+        manifest: None only for tars of `docker save` that are used where they lie.
+        config: The parsed `config_data`.
+    """
+
+    manifest: Manifest | None
+    config_data: bytes
+    config: dict[str, Any]
+    diff_ids: list[str]
+
+
+def documents(manifest: Manifest | None, config_data: bytes, what: str) -> Documents:
+    """Put manifest and config together.
+
+    Raises:
+        ImageError: One is malformed, or they do not fit.
+    """
+    config = manifests.document(config_data, f"{what}: config")
+    diff_ids = manifests.diff_ids_of(config, what)
+    if manifest is not None and len(diff_ids) != len(manifest.layers):
+        raise ImageError(f"{what}: its config and its manifest differ in number of layers")
+    return Documents(manifest, config_data, config, diff_ids)
+
+
+class Library:
+    """What the operations on images share.
+
+    Args:
+        store: Keeps everything.
+        inside_factory: Gives access to the run's user namespace; called when it is first needed.
+    """
+
+    def __init__(self, store: Store, inside_factory: Callable[[], Inside]) -> None:
+        self.store: Store = store
+        self.blobs: Blobs = Blobs(store)
+        self.names: Names = Names(store)
+        self._inside_factory = inside_factory
+        self._layers: Layers | None = None
+
+    @property
+    def layers(self) -> Layers:
+        """The unpacked layers for this account's ids; may start the run."""
+        if self._layers is None:
+            self._layers = Layers(self.store, self._inside_factory())
+        return self._layers
+
+    def documents_of(self, record: Record) -> Documents:
+        """Manifest and config of a stored image.
+
+        Raises:
+            ImageError: One is missing or damaged.
+        """
+        what = record.reference.familiar
+        config_data = self.blobs.read(record.config, manifests.MAX_DOCUMENT_BYTES)
+        manifest = None
+        if record.digest:
+            data = self.blobs.read(record.digest, manifests.MAX_DOCUMENT_BYTES)
+            manifest = manifests.parse(data, record.digest, "", what)
+        return documents(manifest, config_data, what)
+
+    def ready(self, record: Record) -> Image | None:
+        """The stored image, if all of it is there and unpacked; reads as little as possible."""
+        config_data = self.blobs.read(record.config, manifests.MAX_DOCUMENT_BYTES)
+        what = record.reference.familiar
+        found = documents(None, config_data, what)
+        layers = [self.layers.find(diff_id) for diff_id in found.diff_ids]
+        whole = [layer for layer in layers if layer is not None]
+        return self.image(found, whole, record.digest, what) if len(whole) == len(layers) else None
+
+    def wants(
+        self, manifest: Manifest, diff_ids: Sequence[str], parts: Sequence[Part], what: str,
+        fetch: Fetch | None = None,
+    ) -> list[Want]:  # fmt: skip
+        """The layers of an image, for `Layers.ensure`.
+
+        Args:
+            fetch: Gives the archive of a layer; None takes it from the store.
+        """
+        fetch = fetch or self._kept
+
+        def opened(layer: Descriptor, name: str) -> Opened:
+            return lambda part, stop: fetch(layer, name, part, stop)
+
+        wants = []
+        for layer, diff_id, part in zip(manifest.layers, diff_ids, parts, strict=True):
+            name = f"layer {layer.digest[7:19]} of {what}"
+            wants.append(Want(diff_id, name, part, opened(layer, name)))
+        return wants
+
+    @contextmanager
+    def _kept(
+        self, layer: Descriptor, name: str, part: Part, stop: threading.Event
+    ) -> Iterator[Archive]:
+        if not self.blobs.has(layer.digest, layer.size_bytes):
+            raise ImageError(f"{name} is not in the store any more; load the image again")
+        part.state = "unpacking"
+        with archive_at(self.blobs.path(layer.digest), layer.digest) as archive:
+            yield archive
+
+    def image(self, found: Documents, layers: Sequence[Layer], digest: str, name: str) -> Image:
+        """An image to start containers from."""
+        config = manifests.parse_config(found.config, name)
+        return Image(digest_of(found.config_data), name, tuple(layers), config, (), digest)
+
+    def keep(self, found: Documents) -> None:
+        """Keep the documents of an image whose layers are kept already."""
+        self.blobs.write(found.config_data)
+        if found.manifest is not None:
+            self.blobs.write(found.manifest.data)

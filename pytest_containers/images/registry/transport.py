@@ -1,0 +1,169 @@
+"""How to reach a registry: addresses, mirrors, TLS, proxies.
+
+https, unless the registry is this machine's own or was declared insecure: those are asked in https
+first (declared insecure: whatever its certificate), then in plain http.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from pytest_containers.errors import RegistryError, SettingsError, hide_frames
+from pytest_containers.images.reference import DEFAULT_REGISTRY
+from pytest_containers.images.registry.settings import Place, RegistrySettings, is_loopback
+
+__tracebackhide__ = hide_frames
+
+HUB_HOST = "registry-1.docker.io"
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 15.0, 60.0
+_POOL_SIZE = 8
+_CERTIFICATES = ("containers/certs.d", "docker/certs.d")
+
+
+class Transport:
+    """Connections to one host and to where it redirects. Thread-safe.
+
+    Args:
+        place: The host.
+        settings: Of the project.
+    """
+
+    def __init__(self, place: Place, settings: RegistrySettings) -> None:
+        self.host: str = HUB_HOST if place.host == DEFAULT_REGISTRY else place.host
+        self._settings = settings
+        self._insecure = place.host in settings.insecure
+        self._lock = threading.Lock()
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._base = f"{place.scheme}://{self.host}" if place.scheme else ""
+        if place.scheme == "http" and not self._may_be_plain:
+            raise SettingsError(f"mirror {place.host}: plain http is for insecure registries only")
+
+    @property
+    def _may_be_plain(self) -> bool:
+        return self._insecure or is_loopback(self.host)
+
+    def bases(self) -> Iterator[str]:
+        """``scheme://host`` to try: the one that has worked, or all in order."""
+        if self._base:
+            yield self._base
+            return
+        yield f"https://{self.host}"
+        if self._may_be_plain:
+            yield f"http://{self.host}"
+
+    def settle(self, base: str) -> None:
+        """This one works."""
+        self._base = base
+
+    def may_send(self, url: str) -> bool:
+        """Whether a password may go to `url`: encrypted, or as unprotected as the registry."""
+        parts = urlsplit(url)
+        return parts.scheme == "https" or is_loopback(parts.netloc) or (
+            self._insecure and self._base.startswith("http:")
+        )  # fmt: skip
+
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: Any = None
+    ) -> urllib3.BaseHTTPResponse:
+        """One request, its answer not yet read; no redirect is followed, nothing tried again.
+
+        Raises:
+            urllib3.exceptions.HTTPError: It could not be sent, or was not answered.
+        """
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+        return self._pool(url).request(
+            method, url, headers=dict(headers), body=body, redirect=False, retries=False,
+            timeout=timeout, preload_content=False, decode_content=False,
+        )  # fmt: skip
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        proxy = _proxy_for(parts.scheme, host, self._settings.environ)
+        # Certificates are the registry's own; wherever it redirects has to show a usual one.
+        own = host == self.host and parts.scheme == "https"
+        key = f"{proxy} {own}"
+        with self._lock:
+            if key not in self._pools:
+                options: dict[str, Any] = {"maxsize": _POOL_SIZE, "block": False, "num_pools": 4}
+                if parts.scheme == "https" or proxy.startswith("https:"):
+                    options["ssl_context"] = self._context(own)
+                if own and self._insecure:
+                    options["assert_hostname"] = False
+                self._pools[key] = (
+                    urllib3.ProxyManager(proxy, **options)
+                    if proxy
+                    else urllib3.PoolManager(**options)
+                )
+            return self._pools[key]
+
+    def _context(self, own: bool) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if own:
+            for folder in certificate_folders(self.host, self._settings.environ):
+                _load(context, folder)
+            if self._insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
+            self._pools.clear()
+
+
+def certificate_folders(host: str, environ: Mapping[str, str]) -> list[Path]:
+    """``certs.d/HOST`` of Podman and Docker, the user's first; only those that exist."""
+    name = "docker.io" if host == HUB_HOST else host
+    config = environ.get("XDG_CONFIG_HOME", "")
+    home = environ.get("HOME", "")
+    user = Path(config) if config.startswith("/") else Path(home or "/nonexistent") / ".config"
+    docker = environ.get("DOCKER_CONFIG")
+    found = [user / "containers" / "certs.d" / name]
+    found.append(
+        (Path(docker) if docker else Path(home or "/nonexistent") / ".docker") / "certs.d" / name
+    )
+    found += [Path("/etc") / below / name for below in _CERTIFICATES]
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _load(context: ssl.SSLContext, folder: Path) -> None:
+    """``*.crt`` are authorities, ``NAME.cert`` with ``NAME.key`` is who we are."""
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".crt":
+                context.load_verify_locations(path)
+            elif path.suffix == ".cert":
+                context.load_cert_chain(path, path.with_suffix(".key"))
+        except (OSError, ssl.SSLError) as error:
+            raise RegistryError(
+                f"certificate {path}: {error}; a .crt is an authority, a .cert needs its .key beside it"
+            ) from None
+
+
+def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
+    """The proxy for a host, by the usual variables; empty is none."""
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+    lower = {key.lower(): value for key, value in environ.items() if key.lower().endswith("_proxy")}
+    # What a CGI server sets from a header of its client is no setting of ours (httpoxy).
+    if "REQUEST_METHOD" in environ:
+        lower.pop("http_proxy", None)
+    proxies = {key.removesuffix("_proxy"): value for key, value in lower.items() if value}
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    if is_loopback(host) or proxy_bypass_environment(host, proxies):
+        return ""
+    if proxy_bypass_environment(name, proxies):
+        return ""
+    proxy = proxies.get(scheme) or proxies.get("all") or ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
