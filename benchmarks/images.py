@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import field
-from pytest_containers.images.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, architecture
+from pytest_containers.images.manifest import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    architecture,
+)
 
 _WANTED_BYTES, _WANTED_FILES = 465_000_000, 13_700
 _SHARES = (0.45, 0.25, 0.15, 0.10, 0.05)
@@ -91,7 +97,8 @@ def _split(members: list[tarfile.TarInfo]) -> list[list[tarfile.TarInfo]]:
     total = sum(member.size for member in kept)
     layers: list[list[tarfile.TarInfo]] = [[] for _ in _SHARES]
     bounds = [sum(_SHARES[: index + 1]) * total for index in range(len(_SHARES))]
-    at, where = 0, {}
+    at = 0
+    where: dict[str, int] = {}
     for member in kept:
         number = next((n for n, bound in enumerate(bounds) if at <= bound), len(bounds) - 1)
         number = where.get(member.linkname, number) if member.islnk() else number

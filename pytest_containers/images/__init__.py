@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_containers.images.directories import Hold as Hold
     from pytest_containers.images.facade import Images as Images
+    from pytest_containers.images.holds import Hold as Hold
     from pytest_containers.images.image import HealthCheck as HealthCheck
     from pytest_containers.images.image import HostMount as HostMount
     from pytest_containers.images.image import Image as Image
@@ -25,7 +25,7 @@ _WHERE = {
     "Layer": "image",
     "HostMount": "image",
     "Inside": "inside",
-    "Hold": "directories",
+    "Hold": "holds",
 }
 __all__ = ["Images", "Image", "ImageConfig", "HealthCheck", "Layer", "HostMount", "Inside", "Hold"]
 

@@ -114,6 +114,19 @@ def _plain(name: str) -> str:
     return name.removeprefix("./").strip("/")
 
 
+class Limited:
+    """So many bytes of a file."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
 class Found(NamedTuple):
     """An image in an archive.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -124,19 +124,16 @@ class Blobs:
                 yield f"{folder.name}:{path.name}", path
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A descriptor to read `path`."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def digest_of(data: bytes) -> str:
     """The digest of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path, like: str) -> str:
+    """The digest of a file, by the algorithm of `like`."""
+    algorithm = check_digest(like).partition(":")[0]
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def verify(data: bytes, digest: str) -> None:

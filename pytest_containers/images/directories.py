@@ -1,10 +1,10 @@
-"""Directories of the store that are made, held against removal, and removed."""
+"""Directories of the store that are made and removed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,39 +50,6 @@ class TempDir:
             self.fd = -1
 
     def __enter__(self) -> TempDir:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Hold:
-    """Shared locks on layers: while one lives, nobody prunes them. Dies with its process.
-
-    Raises:
-        FileNotFoundError: A layer is gone; look the image up again.
-    """
-
-    def __init__(self, layers: Iterable[Path]) -> None:
-        self._fds: list[int] = []
-        try:
-            for tree in layers:
-                path = os.fspath(tree.parent)
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                self._fds.append(fd)
-                fcntl.flock(fd, fcntl.LOCK_SH)
-                if not _is_at(fd, path):
-                    raise FileNotFoundError(f"layer {path} was removed")
-        except OSError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Let go; idempotent."""
-        while self._fds:
-            os.close(self._fds.pop())
-
-    def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
 from pytest_containers.images import progress
+from pytest_containers.images.holds import Hold
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image, Layer
 from pytest_containers.images.inside import Inside
@@ -30,6 +31,9 @@ from pytest_containers.images.store import Store, default_home, storing
 if TYPE_CHECKING:
     from pytest_containers.images.pull import Policy, Puller, Registries
     from pytest_containers.images.registry.settings import RegistrySettings
+    from pytest_containers.images.save import Form
+    from pytest_containers.images.upkeep import Pruned
+    from pytest_containers.images.verify import Finding
 
 __tracebackhide__ = hide_frames
 
@@ -123,7 +127,9 @@ class Images:
             return self._from_archive(source)
         if isinstance(source, RootfsSource):
             return self._from_rootfs(Path(source.path).absolute(), {}, reference)
-        return self._by_name(self._meant(source), self._policy)
+        image = self._by_name(self._meant(source), self._policy)
+        self._library.layers.settle(image.layers)
+        return image
 
     def _meant(self, reference: Reference) -> Reference:
         """With the project's prefix for Docker Hub, unless the plain name is stored."""
@@ -213,15 +219,16 @@ class Images:
         library = self._library
         # Before a byte is moved: what could never run here is refused.
         library.image(found, (), resolved.manifest.digest, what)
-        with progress.shown(self._display, transfer):
+        with library.store.among_others(), progress.shown(self._display, transfer):
             fetch = puller.fetch_from(resolved.registry, resolved.repository)
             wants = library.wants(resolved.manifest, found.diff_ids, transfer.parts, what, fetch)
             layers = library.layers.ensure(wants, lambda: self._display.refresh(transfer))
-        library.keep(found)
-        library.names.set(
-            reference, config=resolved.manifest.config.digest, digest=resolved.manifest.digest,
-            resolved=resolved.tag_digest, origin=f"{reference.registry}/{reference.repository}",
-        )  # fmt: skip
+            library.keep(found)
+            library.names.set(
+                reference, config=resolved.manifest.config.digest,
+                digest=resolved.manifest.digest, resolved=resolved.tag_digest,
+                origin=f"{reference.registry}/{reference.repository}",
+            )  # fmt: skip
         return library.image(found, layers, resolved.manifest.digest, what)
 
     def _from_archive(self, source: ArchiveSource) -> Image:
@@ -285,7 +292,8 @@ class Images:
         """
         from pytest_containers.images import load
 
-        names = load.load(self._library, Path(path), name, self._display)
+        with self.store.among_others():
+            names = load.load(self._library, Path(path), name, self._display)
         for one in names:
             self._forget(one)
         return names
@@ -304,9 +312,10 @@ class Images:
         """
         from pytest_containers.images import load
 
-        load.import_rootfs(
-            self._library, Path(path).absolute(), parse_reference(name), config or {}
-        )
+        with self.store.among_others():
+            load.import_rootfs(
+                self._library, Path(path).absolute(), parse_reference(name), config or {}
+            )
         self._forget(name)
         return self._by_name(parse_reference(name), "never")
 
@@ -316,12 +325,87 @@ class Images:
         for key in [key for key in self._known if key[0] in (name, familiar)]:
             del self._known[key]
 
+    def commit(
+        self, base: Image, pack: Callable[[int], None], name: str, *,
+        changes: Mapping[str, Any] | None = None, message: str = "", author: str = "",
+    ) -> Image:  # fmt: skip
+        """Make an image of `base` and a layer on top of it.
+
+        Args:
+            pack: Writes the layer's tar to a pipe.
+            changes: Replace what the image says of running it: ``{"Cmd": […]}``.
+        """
+        from pytest_containers.images.commit import commit
+
+        reference = parse_reference(name)
+        with self.store.among_others():
+            commit(
+                self._library, base, pack, reference, changes=changes or {}, message=message,
+                author=author,
+            )  # fmt: skip
+        self._forget(name)
+        return self._by_name(reference, "never")
+
+    def push(self, name: str, target: str | None = None) -> str:
+        """Bring a stored image to the registry that its name, or `target`, names.
+
+        Returns:
+            The digest of its manifest there.
+
+        Raises:
+            ImageNotFoundError, ImageError, RegistryError: See `images.push`.
+        """
+        from pytest_containers.images.push import push
+
+        record = self._record(name)
+        goal = record.reference if target is None else parse_reference(target)
+        registry = self.registries.itself(goal.registry)
+        return push(self._library, record, goal, registry, self._puller(), self._display)
+
+    def save(
+        self, names: Sequence[str], path: str | os.PathLike[str], *, form: Form = "archive"
+    ) -> None:
+        """Write images to a file that Docker, Podman and skopeo take, byte for byte.
+
+        Args:
+            form: ``"archive"``, a tar, or ``"layout"``, a directory.
+        """
+        from pytest_containers.images.save import save
+
+        records = [self._record(name) for name in names]
+        save(self._library, records, Path(path).absolute(), form, self._puller())
+
+    def tag(self, name: str, other: str) -> None:
+        """Let `other` be a name of the same image."""
+        record = self._record(name)
+        self._library.names.set(
+            parse_reference(other), config=record.config, digest=record.digest,
+            resolved=record.resolved, origin=record.origin,
+        )  # fmt: skip
+        self._forget(other)
+
     def list(self) -> list[dict[str, Any]]:
-        """Images that have a name in the store: ``name``, ``id``."""
-        return [
-            {"name": record.reference.familiar, "id": record.config}
-            for record in self._library.names.all()
-        ]
+        """Images that have a name in the store.
+
+        Returns:
+            For each ``name``, ``id``, ``digest``, ``created``, ``size_bytes`` (unpacked),
+            ``compressed_bytes``, ``used_at`` (seconds since the epoch).
+        """
+        from pytest_containers.images.listing import summary
+
+        return [summary(self._library, record) for record in self._library.names.all()]
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """All that is known of a stored image: names, digests, layers, platform, config."""
+        from pytest_containers.images.listing import details
+
+        return details(self._library, self._record(name))
+
+    def history(self, name: str) -> Sequence[dict[str, Any]]:
+        """How a stored image came to be, the newest step first."""
+        from pytest_containers.images.listing import history
+
+        return history(self._library, self._record(name))
 
     def remove(self, name: str) -> None:
         """Forget a name; its layers stay until they are pruned.
@@ -331,3 +415,83 @@ class Images:
         """
         self._library.names.remove(parse_reference(name))
         self._known.clear()
+
+    def prune(
+        self, *, unused_for_s: float | None = None, keep_bytes: int | None = None,
+        all_unused: bool = False, dry_run: bool = False,
+    ) -> Pruned:  # fmt: skip
+        """Remove what no name leads to, and names as asked for; never what a live run uses.
+
+        Args:
+            unused_for_s: Also names that were not used for so many seconds.
+            keep_bytes: Also names, those used longest ago first, until the rest is not larger.
+            all_unused: Also every name that no live run uses.
+            dry_run: Only tell.
+        """
+        from pytest_containers.images.upkeep import prune
+
+        done = prune(
+            self._library, unused_for_s=unused_for_s, keep_bytes=keep_bytes,
+            all_unused=all_unused, dry_run=dry_run,
+        )  # fmt: skip
+        self._known.clear()
+        return done
+
+    def verify(self) -> Sequence[Finding]:
+        """Look at every stored byte of named images; what is damaged is mended where it can be."""
+        from pytest_containers.images.verify import verify
+
+        def fetch(record: Record) -> None:
+            if not record.origin:
+                raise ImageError(f"{record.reference.familiar} was not pulled")
+            self._pulled(record.reference)
+
+        self._known.clear()
+        return verify(self._library, fetch)
+
+    def cache_export(self, path: str | os.PathLike[str]) -> Sequence[str]:
+        """Write all named images to one file of the caller's; returns their names."""
+        from pytest_containers.images.cache import export
+
+        return export(self._library, Path(path).absolute(), self._puller())
+
+    def cache_import(self, path: str | os.PathLike[str]) -> Sequence[str]:
+        """Take the images of such a file; returns their names."""
+        from pytest_containers.images.cache import bring_in
+
+        self._known.clear()
+        return bring_in(self._library, Path(path))
+
+    def cache_clear(self) -> None:
+        """Empty the store; refused while a live run uses it."""
+        from pytest_containers.images.cache import clear
+
+        self._known.clear()
+        clear(self._library)
+
+    def hold(self, image: Image) -> Hold:
+        """Keep the layers of `image` from being removed, for as long as somebody has `Hold.fd`.
+
+        Raises:
+            ImageNotFoundError: They have been removed just now; ask for the image again.
+        """
+        hold = Hold(self.store, image.layers)
+        for layer in image.layers:
+            if self.store.layer_record(layer.path.parent) is None:
+                hold.close()
+                self._known.clear()
+                raise ImageNotFoundError(
+                    f"image {image.name!r}: a layer of it was removed meanwhile; try again"
+                )
+        return hold
+
+    def _record(self, name: str) -> Record:
+        reference = parse_reference(name)
+        record = self._library.names.get(reference)
+        if record is None:
+            raise ImageNotFoundError(
+                f"image {reference.familiar!r} is not in the store; `pytest-containers images` "
+                "lists what is",
+                reference=reference.familiar,
+            )
+        return record

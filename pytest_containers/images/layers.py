@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_containers.errors import hide_frames
+from pytest_containers.errors import ContainersError, hide_frames
 from pytest_containers.images import progress
 from pytest_containers.images.directories import TempDir, remove_tree
+from pytest_containers.images.holds import Holds
 from pytest_containers.images.image import Layer
 from pytest_containers.images.inside import Inside
 from pytest_containers.images.store import Store, boot_id, storing
@@ -20,6 +21,8 @@ from pytest_containers.images.store import Store, boot_id, storing
 __tracebackhide__ = hide_frames
 
 _UNPACK = "pytest_containers.images.unpack:unpack_layer"
+_COMPARE = "pytest_containers.images.compare:compare_trees"
+_SETTLE = "pytest_containers.images.unpack:settle"
 _REMOVE = "pytest_containers.images.unpack:remove_tree"
 _AT_ONCE = 4
 _REFRESH_S = 0.1
@@ -77,7 +80,7 @@ class Layers:
 
     def __init__(self, store: Store, inside: Inside) -> None:
         self._store = store
-        self._inside = inside
+        self.inside: Inside = inside
         # Each takes a processor and some memory.
         self._jobs = threading.Semaphore(max(1, min(_AT_ONCE, len(os.sched_getaffinity(0)))))
 
@@ -92,7 +95,7 @@ class Layers:
         return Layer(path / "tree", "mapped", diff_id)
 
     def _path(self, diff_id: str) -> Path:
-        return self._store.layer_dir(self._inside.id_map_class, diff_id)
+        return self._store.layer_dir(self.inside.id_map_class, diff_id)
 
     def ensure(
         self, wants: Sequence[Want], refresh: Callable[[], None] = lambda: None
@@ -148,7 +151,7 @@ class Layers:
             return unpacked.layer
 
     def _lock(self, diff_id: str) -> AbstractContextManager[object]:
-        return self._store.lock(f"layer-{self._inside.id_map_class[:60]}-{diff_id[7:23]}")
+        return self._store.lock(f"layer-{self.inside.id_map_class[:60]}-{diff_id[7:23]}")
 
     def unpack(
         self, archive: Archive, diff_id: str | None, name: str, *, hashed: bool = False
@@ -159,7 +162,47 @@ class Layers:
             diff_id: What it must be; whoever knows it holds its lock.
             hashed: Whether the archive's own digest is wanted.
         """
-        with self._jobs, storing(name, self._store.home), self._store.temp_dir() as temp:
+        with storing(name, self._store.home), self._store.temp_dir() as temp:
+            result = self._unpack_into(temp, archive, diff_id, name, hashed=hashed)
+            with nullcontext() if diff_id is not None else self._lock(result["diff_id"]):
+                layer = self._keep(temp, result)
+        return Unpacked(layer, result["digest"], result["size_bytes"])
+
+    def compare(self, archive: Archive, diff_id: str, name: str) -> tuple[str, bool]:
+        """Unpack a layer once more and compare; the new one replaces a damaged one.
+
+        Returns:
+            What was wrong, or nothing; and whether it is right now: a layer that a live run uses
+            is not replaced.
+        """
+        path = self._path(diff_id)
+        with (
+            self._lock(diff_id),
+            storing(name, self._store.home),
+            self._store.temp_dir() as temp,
+            ExitStack() as opened,
+        ):
+            result = self._unpack_into(temp, archive, diff_id, name)
+            fds = []
+            for folder in (path / "tree", temp.path / "tree"):
+                fds.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                opened.callback(os.close, fds[-1])
+            difference: str = self.inside.call(_COMPARE, {}, fds)["difference"]
+            if not difference:
+                return "", True
+            with self._store.hidden_layer(path) as restore:
+                if path.name in Holds(self._store).layers():
+                    return difference, False
+                restore.pop_all()
+            self._keep(temp, result)
+        return difference, True
+
+    def _unpack_into(
+        self, temp: TempDir, archive: Archive, diff_id: str | None, name: str, *,
+        hashed: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Unpack to ``tree`` in a directory of the store; what the job answers."""
+        with self._jobs:
             temp.removed_by = self.remove_inside
             # Container root makes the tree. Nobody else gets here: the store is 0700.
             temp.path.chmod(0o777)
@@ -169,14 +212,11 @@ class Layers:
                 "digest": archive.digest,
                 "diff_id": diff_id,
                 "hashed": hashed,
-                "single": self._inside.id_map_class.startswith("single"),
+                "single": self.inside.id_map_class.startswith("single"),
                 "name": name,
             }
             fds = [archive.fd, temp.fd, *([archive.arrivals] if archive.arrivals >= 0 else [])]
-            result = self._inside.call(_UNPACK, args, fds)
-            with nullcontext() if diff_id is not None else self._lock(result["diff_id"]):
-                layer = self._keep(temp, result)
-        return Unpacked(layer, result["digest"], result["size_bytes"])
+            return self.inside.call(_UNPACK, args, fds)
 
     def _keep(self, temp: TempDir, result: dict[str, Any]) -> Layer:
         temp.path.chmod(0o700)
@@ -186,6 +226,28 @@ class Layers:
             self.drop(path)
             self._store.finish_layer(temp, path, record)
         return Layer(path / "tree", "mapped", result["diff_id"])
+
+    def settle(self, layers: Sequence[Layer]) -> None:
+        """See to it, without waiting, that what was unpacked in this boot reaches the disk.
+
+        That is noted then. Whatever is not noted when the machine goes down is unpacked again
+        before it is used, so no file needs an fsync of its own.
+        """
+        paths = [layer.path.parent for layer in layers]
+        waiting = [path for path in paths if not self._store.is_settled(path)]
+        if waiting:
+            threading.Thread(target=self._settle, args=(waiting,), daemon=True).start()
+
+    def _settle(self, paths: Sequence[Path]) -> None:
+        fd = os.open(self._store.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # A job: a thread that waits for a disk would keep this process from ending.
+            self.inside.call(_SETTLE, {}, [fd])
+        except ContainersError:
+            return  # the run ends first; a later one will see to it
+        finally:
+            os.close(fd)
+        self._store.note_settled(paths)
 
     def drop(self, path: Path) -> None:
         """Remove the layer in directory `path`, if it is there; whoever holds its lock may."""
@@ -203,7 +265,7 @@ class Layers:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             path.chmod(0o777)
-            self._inside.call(_REMOVE, {}, [fd])
+            self.inside.call(_REMOVE, {}, [fd])
         finally:
             os.close(fd)
 

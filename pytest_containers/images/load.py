@@ -79,22 +79,9 @@ def _keep_blob(library: Library, part: Archive) -> Descriptor:
     with open(f"/proc/self/fd/{part.fd}", "rb") as file:
         file.seek(part.offset)
         if part.digest is not None:
-            library.blobs.copy(_Limited(file, part.size), part.digest, part.size)
+            library.blobs.copy(archives.Limited(file, part.size), part.digest, part.size)
             return Descriptor("", part.digest, part.size)
-        return Descriptor("", *library.blobs.take(_Limited(file, part.size)))
-
-
-class _Limited:
-    """So many bytes of a file."""
-
-    def __init__(self, file: Any, size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
+        return Descriptor("", *library.blobs.take(archives.Limited(file, part.size)))
 
 
 def _layer_type(library: Library, layer: Descriptor) -> str:

@@ -189,8 +189,8 @@ def kind_of(body: Mapping[str, Any], media_type: str, what: str) -> Literal["ind
     kind = written or media_type
     if body.get("schemaVersion") == 1 or (".v1+" in kind and "distribution.manifest" in kind):
         raise ImageError(
-            f"{what} has the format of before 2016 (schema 1), which is not supported; push it again "
-            "with a tool of today"
+            f"{what} has the format of before 2016 (schema 1), which is not supported; push it "
+            "again with a tool of today"
         )
     if kind in INDEX_TYPES or (kind not in MANIFEST_TYPES and "manifests" in body):
         return "index"

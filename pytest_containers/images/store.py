@@ -6,6 +6,7 @@
     layers/<class>/<hex>/tree     an unpacked layer; record.json beside it
     host/<hex>.json               `host:` images by signature of what they were made from
     partial/                      blobs on their way, to go on with after an interruption
+    holds/                        what live runs use, each locked by its run
     locks/                        one lock file per thing being made
     tmp/                          things being made, each locked by its maker
 
@@ -16,24 +17,24 @@ Locks are flock(2): the kernel drops them with their process.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pytest_containers.errors import ImageError, hide_frames
 from pytest_containers.images.directories import TempDir, remove_tree, try_lock
 from pytest_containers.images.reference import check_digest
-from pytest_containers.linux.files import sync_filesystem
 
 __tracebackhide__ = hide_frames
 
 VERSION = 1
 HOME_VARIABLE = "PYTEST_CONTAINERS_HOME"
-_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial")
+_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial", "holds")
 _RECORD, _SETTLED = "record.json", "settled"
 _CLASS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
@@ -156,18 +157,25 @@ class Store:
         """From now on it is not there; its tree is still to be removed."""
         (layer / _RECORD).unlink(missing_ok=True)
 
+    @contextmanager
+    def hidden_layer(self, layer: Path) -> Iterator[ExitStack]:
+        """While this lasts nobody finds the layer; and for good, if the stack is emptied."""
+        record, hidden = layer / _RECORD, layer / "hidden.json"
+        with ExitStack() as stack:
+            with suppress(FileNotFoundError):
+                record.rename(hidden)
+                stack.callback(hidden.rename, record)
+            yield stack
+
     def is_settled(self, layer: Path) -> bool:
         """Whether all of a layer is known to have reached the disk."""
         return (layer / _SETTLED).exists()
 
-    def settle(self, layers: Iterable[Path]) -> None:
-        """Have the kernel write everything, and note that; takes as long as the disk needs."""
-        waiting = [layer for layer in layers if not self.is_settled(layer)]
-        if waiting:
-            sync_filesystem(self.home)
-            for layer in waiting:
-                with suppress(OSError):
-                    (layer / _SETTLED).touch(mode=0o600)
+    def note_settled(self, layers: Iterable[Path]) -> None:
+        """Everything was written to the disk after these layers were made."""
+        for layer in layers:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                (layer / _SETTLED).touch(mode=0o600)
 
     # -- locks and temporary directories -------------------------------------------------------
 
@@ -176,6 +184,25 @@ class Store:
         from filelock import FileLock
 
         return FileLock(self.home / "locks" / f"{name}.lock", mode=0o600)
+
+    def among_others(self) -> AbstractContextManager[None]:
+        """Add to the store what has no name yet; nobody prunes meanwhile."""
+        return self._turn(fcntl.LOCK_SH)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Remove what has no name; nobody adds anything meanwhile."""
+        return self._turn(fcntl.LOCK_EX)
+
+    @contextmanager
+    def _turn(self, kind: int) -> Iterator[None]:
+        path = self.home / "locks" / "additions.lock"
+        with storing("images", self.home):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, kind)
+            yield
+        finally:
+            os.close(fd)
 
     def temp_dir(self) -> TempDir:
         """A new private directory, locked until closed."""

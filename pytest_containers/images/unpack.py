@@ -25,7 +25,7 @@ from pytest_containers.errors import ImageError
 from pytest_containers.images import tar as tars
 from pytest_containers.images.decompress import CompressionError, decompressed
 from pytest_containers.images.tar import Member, TarError
-from pytest_containers.linux.files import empty, open_in_root, remove
+from pytest_containers.linux.files import empty, open_in_root, remove, sync_filesystem
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _OPAQUE_XATTR = "user.overlay.opaque"
@@ -89,6 +89,12 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         "entries": unpacker.entries,
         "devices": unpacker.devices,
     }
+
+
+def settle(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
+    """Return when all that was written to the file system of `fds[0]` is on the disk."""
+    sync_filesystem(fds[0])
+    return {}
 
 
 def remove_tree(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
@@ -244,7 +250,7 @@ class _Unpacker:
         if not leaf:
             self._own_root(member)
             return
-        parent = self._open_parent(folder)
+        parent = self._open_parent(folder, member.mtime_ns)
         if leaf.startswith(_WHITEOUT):
             if leaf == _OPAQUE:
                 os.setxattr(parent, _OPAQUE_XATTR, b"y")
@@ -280,14 +286,14 @@ class _Unpacker:
             )
         return "/".join(parts)
 
-    def _open_parent(self, folder: str) -> int:
+    def _open_parent(self, folder: str, mtime_ns: int) -> int:
         if self._parent[0] == folder:
             return self._parent[1]
         try:
             try:
                 fd = open_in_root(self._root, folder or ".", os.O_RDONLY | os.O_DIRECTORY)
             except (FileNotFoundError, NotADirectoryError):
-                self._make_folders(folder)
+                self._make_folders(folder, mtime_ns)
                 fd = open_in_root(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise ImageError(f"{self._name}: {folder}: {error.strerror}") from None
@@ -295,8 +301,8 @@ class _Unpacker:
         self._parent = (folder, fd)
         return fd
 
-    def _make_folders(self, folder: str) -> None:
-        """Directories that the archive uses and does not list."""
+    def _make_folders(self, folder: str, mtime_ns: int) -> None:
+        """Directories that the archive uses and does not list, as old as what is in them."""
         above = os.dup(self._root)
         path = ""
         try:
@@ -304,10 +310,15 @@ class _Unpacker:
                 path = f"{path}/{leaf}".lstrip("/")
                 if path in self._hidden and _is_whiteout(above, leaf):
                     os.unlink(leaf, dir_fd=above)
-                with suppress(FileExistsError):
+                try:
                     os.mkdir(leaf, 0o755, dir_fd=above)
+                    made = True
+                except FileExistsError:
+                    made = False
                 self._reveal(above, leaf, path)
                 fd = open_in_root(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
+                if made:
+                    self._folders[path] = (mtime_ns, os.fstat(fd).st_ino)
                 os.close(above)
                 above = fd
         finally:

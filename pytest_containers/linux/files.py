@@ -121,13 +121,9 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     syscall(NR["close_range"], first, last, flags)
 
 
-def sync_filesystem(path: str | os.PathLike[str]) -> None:
-    """syncfs(2): return when all that was written to the file system of `path` is on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscall(NR["syncfs"], fd)
-    finally:
-        os.close(fd)
+def sync_filesystem(fd: int) -> None:
+    """syncfs(2): return when all that was written to the file system of `fd` is on the disk."""
+    syscall(NR["syncfs"], fd)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

@@ -17,7 +17,6 @@ from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Engine, Network, Volume
-    from pytest_containers.images.registry.settings import RegistrySettings
 
 __tracebackhide__ = hide_frames
 
@@ -34,21 +33,6 @@ def settings_of(config: pytest.Config) -> Settings:
     return Settings(
         {one.name: config.getoption(f"containers_{one.name}") for one in settings.ALL},
         {one.name: config.getini(one.ini) for one in settings.ALL},
-    )
-
-
-def registries_of(chosen: Settings) -> RegistrySettings:
-    """What the settings say of registries; testcontainers' variable counts where ours is silent."""
-    from pytest_containers.images.registry.settings import RegistrySettings
-
-    mirrors: dict[str, list[str]] = {}
-    for registry, mirror in chosen.get(settings.REGISTRY_MIRROR):
-        mirrors.setdefault(registry, []).append(mirror)
-    return RegistrySettings(
-        insecure=frozenset(chosen.get(settings.INSECURE_REGISTRY)),
-        mirrors=mirrors,
-        hub_prefix=chosen.get(settings.HUB_PREFIX)
-        or os.environ.get("TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX", ""),
     )
 
 
@@ -80,9 +64,24 @@ class Manager:
                 runner=self.settings.get(settings.RUNNER),
                 project=self.config.rootpath,
                 pull=self.settings.get(settings.PULL),
-                registries=registries_of(self.settings),
+                registries=self._registries(),
+                display=self._display(),
             )
         return self._engine
+
+    def _registries(self) -> Any:
+        from pytest_containers.images.registry.settings import settings_of
+
+        return settings_of(
+            self.settings.get(settings.INSECURE_REGISTRY),
+            self.settings.get(settings.REGISTRY_MIRROR),
+            self.settings.get(settings.HUB_PREFIX),
+        )
+
+    def _display(self) -> Any:
+        from pytest_containers.plugin.progress import display_of
+
+        return display_of(self.config)
 
     @contextmanager
     def containers(self, scope: str) -> Iterator[Containers]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -446,6 +447,48 @@ class Container:
         Links are copied as links. Files become the caller's.
         """
         transfer.copy_out(self._live_client(), self.id, self.name, source, Path(target))
+
+    def commit(
+        self,
+        name: str,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        message: str = "",
+        author: str = "",
+    ) -> Image:
+        """Make an image of its files as they are now, also after its end, as ``docker commit``.
+
+        It is paused meanwhile. What is in volumes and other mounts is no part of the image.
+
+        Args:
+            name: Of the image, in the store.
+            changes: Replace what the image says of running it: ``{"Cmd": ["app"]}``.
+            message, author: For the image's history.
+
+        Raises:
+            UnsupportedError: It was started from ``host:``.
+        """
+        client = self._live_client()
+
+        def pack(pipe: int) -> None:
+            client.call(
+                "job", function="pytest_containers.images.pack:pack_upper", args={"without": []},
+                upper_of=self.id, search_path=[path for path in sys.path if path], fds=[pipe],
+            )  # fmt: skip
+
+        paused = self.status == "running"
+        if paused:
+            try:
+                self.pause()
+            except NotRunningError:  # it has ended this moment
+                paused = False
+        try:
+            return self._engine.images.commit(
+                self.image, pack, name, changes=changes, message=message, author=author
+            )
+        finally:
+            if paused:
+                self.unpause()
 
     # ----------------------------------------------------------------- helpers
 

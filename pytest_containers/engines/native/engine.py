@@ -192,14 +192,17 @@ class Engine:
         """Have the run attach the image's trees; returns the image's key there."""
         key = image.id
         if key not in self._ready_images:
-            self.client.call(
-                "image",
-                image={
-                    "key": key,
-                    "layers": [[os.fspath(layer.path), layer.owner] for layer in image.layers],
-                    "mounts": [[os.fspath(one.source), one.target] for one in image.mounts],
-                },
-            )
+            # The run keeps the hold for as long as it lives: it uses the layers until then.
+            with self.images.hold(image) as hold:
+                self.client.call(
+                    "image",
+                    fds=[hold.fd],
+                    image={
+                        "key": key,
+                        "layers": [[os.fspath(layer.path), layer.owner] for layer in image.layers],
+                        "mounts": [[os.fspath(one.source), one.target] for one in image.mounts],
+                    },
+                )
             self._ready_images.add(key)
         return key
 

@@ -104,6 +104,22 @@ class Registry:
         with _closing(response):
             return response.headers.get("Docker-Content-Digest")
 
+    def put_manifest(
+        self, repository: str, name: str, media_type: str, data: bytes, *, shown: str
+    ) -> None:
+        """Give a manifest, whose blobs are there, a tag (or its digest) as its name."""
+        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+        response = self.request(
+            "PUT", repository, f"manifests/{name}", headers=headers, body=data, shown=shown,
+            actions="pull,push",
+        )  # fmt: skip
+        finish(response)
+
+    @property
+    def base(self) -> str:
+        """``scheme://host``, once it was reached."""
+        return next(self.transport.bases())
+
     def small_blob(self, repository: str, digest: str, size_bytes: int, *, shown: str) -> bytes:
         """A config; the caller verifies it."""
         response = self.request("GET", repository, f"blobs/{digest}", shown=shown)
@@ -379,9 +395,9 @@ def _pause_of(response: Response, attempt: int) -> float:
     if asked:
         with contextlib.suppress(ValueError, TypeError):
             when = email.utils.parsedate_to_datetime(asked)
-            left: float = when.timestamp() - time.time()
-            return max(0.0, left)
-    return min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+            left_s: float = when.timestamp() - time.time()
+            return left_s if left_s > 0 else 0.0
+    return min(_FIRST_PAUSE_S * float(1 << (attempt - 1)), _LONGEST_PAUSE_S)
 
 
 def _text(response: Response) -> str:
@@ -399,6 +415,11 @@ def _told(text: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         told = "" if "<" in text else text
     return "".join(letter for letter in " ".join(told.split()) if letter.isprintable())[:300]
+
+
+def finish(response: Response) -> None:
+    """Be done with an answer of which only the headers matter."""
+    _text(response)
 
 
 @contextlib.contextmanager

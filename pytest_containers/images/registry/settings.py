@@ -85,3 +85,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def settings_of(
+    insecure: Sequence[str], mirrors: Sequence[tuple[str, str]], hub_prefix: str,
+    environ: Mapping[str, str] = os.environ,
+) -> RegistrySettings:  # fmt: skip
+    """From what users write; testcontainers' variable for the prefix counts where ours is silent.
+
+    Args:
+        mirrors: ``(registry, mirror)``, in the order in which they are asked.
+    """
+    by_registry: dict[str, list[str]] = {}
+    for registry, mirror in mirrors:
+        by_registry.setdefault(registry, []).append(mirror)
+    prefix = hub_prefix or environ.get("TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX", "")
+    return RegistrySettings(frozenset(insecure), by_registry, prefix, environ)

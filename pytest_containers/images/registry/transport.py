@@ -147,7 +147,8 @@ def _load(context: ssl.SSLContext, folder: Path) -> None:
                 context.load_cert_chain(path, path.with_suffix(".key"))
         except (OSError, ssl.SSLError) as error:
             raise RegistryError(
-                f"certificate {path}: {error}; a .crt is an authority, a .cert needs its .key beside it"
+                f"certificate {path}: {error}; a .crt is an authority, a .cert needs its .key "
+                "beside it"
             ) from None
 
 

@@ -131,7 +131,12 @@ class Client:
     # ----------------------------------------------------- images, networks
 
     def op_image(self, number: int, body: dict[str, Any], frame: Frame) -> None:
-        """``image`` (see `Trees.make_ready`): attach what it needs."""
+        """``image`` (see `Trees.make_ready`): attach what it needs.
+
+        Descriptor: a lock on it, which is kept as long as the run lives.
+        """
+        for fd in frame.fds:
+            self.server.trees.hold(body["image"]["key"], fd)
         self.server.trees.make_ready(body["image"], lambda result: self.settle(number, result))
 
     def op_network_create(self, number: int, body: dict[str, Any], frame: Frame) -> None:
@@ -420,9 +425,12 @@ class Client:
     def op_job(self, number: int, body: dict[str, Any], frame: Frame) -> None:
         """``function``, ``args``, ``search_path``, maybe ``container``: see `launcher.jobs`.
 
-        With ``container``, its root comes before the request's own descriptors.
+        With ``container``, its root comes before the request's own descriptors; with ``upper_of``,
+        the upper directory of a container does.
         """
         fds = list(frame.fds)
+        if body.get("upper_of"):
+            fds.insert(0, self._container({"container": body["upper_of"]}).open_upper())
         if body.get("container"):
             fds.insert(0, self._container(body).open_root())
 

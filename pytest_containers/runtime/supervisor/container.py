@@ -312,6 +312,13 @@ class Container:
             ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._require_rootfs()
         )
 
+    def open_upper(self) -> int:
+        """What it has written: the upper directory of its overlay."""
+        self._require_rootfs()
+        return os.open(
+            "upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.rootfs.scratch_fd
+        )
+
     def _require_rootfs(self) -> int:
         if self.rootfs.fd < 0:
             raise FaultError("NotRunningError", f"container {self.name!r} was removed")

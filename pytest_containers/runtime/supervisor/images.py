@@ -28,6 +28,7 @@ class Trees:
         self._images: dict[str, ReadyImage] = {}
         self._attached: dict[tuple[str, bool], str] = {}
         self._shown: dict[str, str] = {}
+        self._holds: dict[str, int] = {}
 
     def image(self, key: str) -> ReadyImage:
         """An image that was made ready.
@@ -39,6 +40,11 @@ class Trees:
             return self._images[key]
         except KeyError:
             raise FaultError("ImageError", f"image {key} was not made ready") from None
+
+    def hold(self, key: str, fd: int) -> None:
+        """Keep a lock on an image for the rest of the run: one is enough."""
+        if self._holds.setdefault(key, fd) != fd:
+            os.close(fd)
 
     def make_ready(self, image: dict[str, Any], done: Callable[[Fault | None], None]) -> None:
         """Attach what `image` needs and is not there yet.

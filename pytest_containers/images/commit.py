@@ -1,0 +1,121 @@
+"""A container's changes as a new image."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pytest_containers.errors import ImageError, UnsupportedError, hide_frames
+from pytest_containers.images import manifest as manifests
+from pytest_containers.images.compress import add_layer
+from pytest_containers.images.image import Image, Layer
+from pytest_containers.images.library import Library
+from pytest_containers.images.load import made
+from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.reference import Reference
+
+__tracebackhide__ = hide_frames
+
+Pack = Callable[[int], None]
+"""Writes a layer's tar to a pipe and returns when that is done."""
+_PACK = "pytest_containers.images.pack:pack_upper"
+_CHUNK_BYTES = 1 << 20
+
+
+def commit(
+    library: Library, base: Image, pack: Pack, reference: Reference, *,
+    changes: Mapping[str, Any], message: str, author: str,
+) -> None:  # fmt: skip
+    """Keep `base` and what `pack` gives on top of it as a new image.
+
+    Args:
+        changes: Replace what the image says of running it: ``{"Cmd": […], "Env": […]}``.
+
+    Raises:
+        UnsupportedError: `base` is made of directories of the host.
+    """
+    if base.mounts:
+        raise UnsupportedError(
+            f"commit of a container of {base.name!r}: its programs are this machine's own "
+            "and no part of an image; start from an image with layers"
+        )
+    layers, diff_ids = _base_layers(library, base)
+    layer, diff_id = add_layer(library.blobs, _through_pipe(pack))
+    config = _config_of(library, base)
+    config["rootfs"] = {"type": "layers", "diff_ids": [*diff_ids, diff_id]}
+    config["config"] = {**(config.get("config") or {}), **changes}
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    history = {"created": now, "created_by": "pytest-containers commit"}
+    history |= {key: text for key, text in (("comment", message), ("author", author)) if text}
+    config["history"] = [*_history(config, len(diff_ids)), history]
+    config["created"] = now
+    if author:
+        config["author"] = author
+    made(library, reference, [*layers, layer], json.dumps(config, sort_keys=True).encode())
+
+
+def _config_of(library: Library, base: Image) -> dict[str, Any]:
+    data = library.blobs.read(base.id, manifests.MAX_DOCUMENT_BYTES)
+    return manifests.document(data, f"{base.name}: config")
+
+
+def _history(config: Mapping[str, Any], layers: int) -> list[Any]:
+    """One entry for each layer at least: tools count them against each other."""
+    known = config.get("history")
+    if isinstance(known, list) and known:
+        return known
+    return [{"created_by": "unknown"} for _ in range(layers)]
+
+
+def _base_layers(library: Library, base: Image) -> tuple[list[Descriptor], list[str]]:
+    """The archives of the base: those that are kept, or made anew from what is unpacked."""
+    if base.digest:
+        try:
+            data = library.blobs.read(base.digest, manifests.MAX_DOCUMENT_BYTES)
+        except ImageError:
+            pass  # it was used where it lies, and never kept
+        else:
+            manifest = manifests.parse(data, base.digest, "", base.name)
+            return list(manifest.layers), [layer.diff_id for layer in base.layers]
+    packed = [add_layer(library.blobs, _packed(library, layer)) for layer in base.layers]
+    return [layer for layer, _ in packed], [diff_id for _, diff_id in packed]
+
+
+def _packed(library: Library, layer: Layer) -> Iterator[bytes]:
+    def pack(pipe: int) -> None:
+        fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            library.layers.inside.call(_PACK, {"without": []}, [fd, pipe])
+        finally:
+            os.close(fd)
+
+    return _through_pipe(pack)
+
+
+def _through_pipe(pack: Pack) -> Iterator[bytes]:
+    """What `pack` writes, while a thread has it write."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            pack(writer)
+        except BaseException as error:  # noqa: BLE001 - raised by the reader
+            failures.append(error)
+        finally:
+            os.close(writer)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while data := os.read(reader, _CHUNK_BYTES):
+            yield data
+    finally:
+        os.close(reader)
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,143 @@
+"""Blobs to a registry: not at all if it has them, mounted from a neighbour, or in chunks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urljoin
+
+from pytest_containers.errors import ImageError, RegistryError, hide_frames
+from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.registry.client import Registry, Response, finish
+
+__tracebackhide__ = hide_frames
+
+CHUNK_BYTES = 8 << 20
+_FRUITLESS = 2
+_ACTIONS = "pull,push"
+_range = re.compile(r"(?:bytes=)?0-(\d+)\Z")
+
+Moved = Callable[[int], None]
+
+
+def has_blob(registry: Registry, repository: str, digest: str, *, shown: str) -> bool:
+    """Whether a repository has a blob."""
+    response = registry.request(
+        "HEAD", repository, f"blobs/{digest}", shown=shown, actions=_ACTIONS, accept=(404,)
+    )
+    finish(response)
+    return response.status < 300
+
+
+class Upload:
+    """One blob on its way to a repository.
+
+    Args:
+        neighbour: A repository of the same registry that may have it; empty is none.
+        moved: Told how many bytes are there.
+    """
+
+    def __init__(
+        self, registry: Registry, repository: str, blob: Descriptor, *, neighbour: str,
+        moved: Moved, shown: str,
+    ) -> None:  # fmt: skip
+        self._registry = registry
+        self._repository = repository
+        self._blob = blob
+        self._neighbour = neighbour
+        self._moved = moved
+        self._shown = shown
+        self._session = ""
+
+    def mounted(self) -> bool:
+        """Begin; whether the registry took it from the neighbour, so that nothing is left to do."""
+        query: dict[str, str] = {}
+        also: list[str] = []
+        if self._neighbour and self._neighbour != self._repository:
+            query = {"mount": self._blob.digest, "from": self._neighbour}
+            also = [f"repository:{self._neighbour}:pull"]
+        what = "blobs/uploads/" + (f"?{urlencode(query)}" if query else "")
+        response = self._registry.request(
+            "POST", self._repository, what, headers={"Content-Length": "0"}, body=b"",
+            shown=self._shown, actions=_ACTIONS, also=also,
+        )  # fmt: skip
+        finish(response)
+        if response.status == 201:
+            return True
+        self._go_to(response)
+        return False
+
+    def send(self, path: Path) -> None:
+        """Send the contents of `path`; what is interrupted goes on where the registry is.
+
+        Raises:
+            RegistryError: It does not take it.
+        """
+        at = fruitless = 0
+        size = self._blob.size_bytes
+        with path.open("rb") as file:
+            while at < size:
+                before = at
+                at = self._chunk(file, at)
+                self._moved(at)
+                fruitless = 0 if at > before else fruitless + 1
+                if fruitless >= _FRUITLESS:
+                    raise RegistryError(
+                        f"{self._shown}: registry {self._registry.name} takes no more than {at} of "
+                        f"{size} bytes; try later",
+                        registry=self._registry.name,
+                    )
+        joint = "&" if "?" in self._session else "?"
+        url = f"{self._session}{joint}{urlencode({'digest': self._blob.digest})}"
+        finish(self._ask("PUT", url, {"Content-Length": "0"}, b""))
+
+    def _chunk(self, file: Any, at: int) -> int:
+        """Send one; returns how far the registry is then."""
+        file.seek(at)
+        data = file.read(CHUNK_BYTES)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{at}-{at + len(data) - 1}",
+            "Content-Length": str(len(data)),
+        }
+        try:
+            response = self._ask("PATCH", self._session, headers, data)
+        except RegistryError as error:
+            if getattr(error, "status", None) not in (None, 416):
+                raise
+            # Broken off, or out of step: the registry knows what it has.
+            response = self._ask("GET", self._session, {}, None)
+        finish(response)
+        self._go_to(response)
+        return self._position(response)
+
+    def _position(self, response: Response) -> int:
+        told = response.headers.get("Range", "")
+        match = _range.match(told)
+        reached = int(match[1]) + 1 if match else 0
+        if reached == 1 < self._blob.size_bytes:
+            reached = 0  # there is no other way to say that it has nothing
+        if reached > self._blob.size_bytes:
+            raise RegistryError(
+                f"{self._shown}: registry {self._registry.name} claims {reached} bytes of "
+                f"{self._blob.size_bytes}; push again",
+                registry=self._registry.name,
+            )
+        return reached
+
+    def _ask(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+        return self._registry.request(
+            method, self._repository, url, headers=headers, body=body, shown=self._shown,
+            actions=_ACTIONS,
+        )  # fmt: skip
+
+    def _go_to(self, response: Response) -> None:
+        location = response.headers.get("Location")
+        if location is None:
+            raise ImageError(
+                f"{self._shown}: registry {self._registry.name} says nowhere to send it to; it "
+                "does not keep to the distribution specification"
+            )
+        self._session = urljoin(self._session or self._registry.base, location)

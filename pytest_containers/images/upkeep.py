@@ -1,0 +1,199 @@
+"""Removal of what nobody uses.
+
+What a live run uses is held by a lock that dies with the run (`Holds`), so no process has to be
+asked. Who starts to use a layer writes that down first and then looks whether it is still there;
+who removes one makes it not be there first and then looks whether somebody has written it down. So
+one of them sees the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_containers.errors import ImageError, hide_frames
+from pytest_containers.images.directories import remove_tree
+from pytest_containers.images.holds import Holds
+from pytest_containers.images.library import Library
+from pytest_containers.images.names import Record
+
+__tracebackhide__ = hide_frames
+
+_PARTIAL_AGE_S = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was removed.
+
+    Attributes:
+        names: Of images.
+        layers, blobs: How many.
+        freed_bytes: As far as it is known: sizes of files, not of blocks.
+        held: Layers that are kept only since a live run uses them.
+    """
+
+    names: list[str] = field(default_factory=list)
+    layers: int = 0
+    blobs: int = 0
+    freed_bytes: int = 0
+    held: int = 0
+
+
+def prune(
+    library: Library, *, unused_for_s: float | None = None, keep_bytes: int | None = None,
+    all_unused: bool = False, dry_run: bool = False,
+) -> Pruned:  # fmt: skip
+    """Remove layers and blobs without a name, and names as asked for. Never what a live run uses.
+
+    Args:
+        unused_for_s: Also names that were not used for so long.
+        keep_bytes: Also names, those used longest ago first, until what remains is not larger.
+        all_unused: Also all names that no live run uses.
+        dry_run: Only tell.
+    """
+    done = Pruned()
+    with library.store.alone():
+        holds = Holds(library.store)
+        records = library.names.all()
+        usage = {record.name: usage_of(library, record) for record in records}
+        doomed = _doomed(library, records, usage, holds, unused_for_s, keep_bytes, all_unused)
+        done.names = [record.reference.familiar for record in doomed]
+        kept = [record for record in records if record not in doomed]
+        if not dry_run:
+            for record in doomed:
+                library.names.remove(record.reference)
+        wanted_layers = {one for record in kept for one in usage[record.name].diff_ids}
+        wanted_blobs = {one for record in kept for one in usage[record.name].digests}
+        _prune_layers(library, wanted_layers, holds, done, dry_run=dry_run)
+        _prune_blobs(library, wanted_blobs, done, dry_run=dry_run)
+        if not dry_run:
+            _prune_leftovers(library)
+    return done
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a name needs: digests of blobs, with sizes, and diffIDs."""
+
+    digests: dict[str, int]
+    diff_ids: list[str]
+
+
+def usage_of(library: Library, record: Record) -> Usage:
+    digests = {record.config: 0}
+    try:
+        found = library.documents_of(record)
+    except ImageError:
+        return Usage(digests, [])
+    digests[record.config] = len(found.config_data)
+    if found.manifest is not None:
+        digests[found.manifest.digest] = len(found.manifest.data)
+        digests |= {layer.digest: layer.size_bytes for layer in found.manifest.layers}
+    return Usage(digests, found.diff_ids)
+
+
+def _doomed(
+    library: Library, records: list[Record], usage: dict[str, Usage], holds: Holds,
+    unused_for_s: float | None, keep_bytes: int | None, all_unused: bool,
+) -> list[Record]:  # fmt: skip
+    """The names that are to go."""
+    held = holds.layers()
+    now = time.time()
+
+    def in_use(record: Record) -> bool:
+        return any(one.rpartition(":")[2] in held for one in usage[record.name].diff_ids)
+
+    free = sorted((one for one in records if not in_use(one)), key=lambda one: one.used_at)
+    doomed = [
+        one
+        for one in free
+        if all_unused or (unused_for_s is not None and now - one.used_at > unused_for_s)
+    ]
+    if keep_bytes is not None:
+        sizes = layer_sizes(library)
+        for one in free:
+            kept = [record for record in records if record not in doomed]
+            if _total(kept, usage, sizes) <= keep_bytes:
+                break
+            if one not in doomed:
+                doomed.append(one)
+    return doomed
+
+
+def _total(records: Iterable[Record], usage: dict[str, Usage], sizes: dict[str, int]) -> int:
+    """Bytes of blobs and unpacked layers of some names; what is shared counts once."""
+    blobs = {key: size for one in records for key, size in usage[one.name].digests.items()}
+    layers = {diff_id.rpartition(":")[2] for one in records for diff_id in usage[one.name].diff_ids}
+    return sum(blobs.values()) + sum(sizes.get(digits, 0) for digits in layers)
+
+
+def layer_sizes(library: Library) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for path in layer_directories(library):
+        record = library.store.layer_record(path) or {}
+        found[path.name] = found.get(path.name, 0) + int(record.get("size_bytes", 0))
+    return found
+
+
+def layer_directories(library: Library) -> Iterator[Path]:
+    """Every unpacked layer, of all classes of id maps."""
+    for family in (library.store.home / "layers").iterdir():
+        yield from family.iterdir()
+
+
+def _prune_layers(
+    library: Library, wanted: set[str], holds: Holds, done: Pruned, *, dry_run: bool
+) -> None:
+    names = {one.rpartition(":")[2] for one in wanted}
+    for path in list(layer_directories(library)):
+        if path.name in names:
+            continue
+        if path.name in holds.layers():
+            done.held += 1
+            continue
+        record = library.store.layer_record(path) or {}
+        if not dry_run and not _remove_layer(library, path, holds):
+            done.held += 1
+            continue
+        done.layers += 1
+        done.freed_bytes += int(record.get("size_bytes", 0))
+
+
+def _remove_layer(library: Library, path: Path, holds: Holds) -> bool:
+    """Remove a layer, unless a run has begun to use it meanwhile."""
+    with library.store.hidden_layer(path) as restore:
+        if path.name in holds.layers():
+            return False
+        restore.pop_all()
+    if path.parent.name == "caller":
+        remove_tree(path)
+    else:
+        library.layers.drop(path)
+    return True
+
+
+def _prune_blobs(library: Library, wanted: set[str], done: Pruned, *, dry_run: bool) -> None:
+    for digest, path in list(library.blobs.all()):
+        if digest in wanted:
+            continue
+        done.blobs += 1
+        done.freed_bytes += path.stat().st_size
+        if not dry_run:
+            library.blobs.drop(digest)
+
+
+def _prune_leftovers(library: Library) -> None:
+    """What interrupted work has left, and records of root file systems that are gone."""
+    store = library.store
+    store.sweep(library.layers.remove_inside)
+    for path in (store.home / "partial").glob("*"):
+        if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:
+            path.unlink(missing_ok=True)
+    known = {path.name for path in layer_directories(library)}
+    for path in (store.home / "images").glob("rootfs-*.json"):
+        record = store.read_json(path) or {}
+        if str(record.get("diff_id", "")).rpartition(":")[2] not in known:
+            path.unlink(missing_ok=True)
