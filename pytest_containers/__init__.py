@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_containers.images.image import Image as Image
     from pytest_containers.plugin.fixtures import Containers as Containers
     from pytest_containers.plugin.fixtures import container_fixture as container_fixture
+    from pytest_containers.plugin.fixtures import image_fixture as image_fixture
     from pytest_containers.plugin.fixtures import volume_fixture as volume_fixture
     from pytest_containers.spec import Bind as Bind
     from pytest_containers.spec import ContainerSpec as ContainerSpec
@@ -51,7 +52,7 @@ _WHERE = {
         "WaitTimeoutError",
     ),
     "images.image": ("Image",),
-    "plugin.fixtures": ("Containers", "container_fixture", "volume_fixture"),
+    "plugin.fixtures": ("Containers", "container_fixture", "image_fixture", "volume_fixture"),
     "spec": ("Bind", "ContainerSpec", "Port", "Tmpfs", "VolumeMount"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

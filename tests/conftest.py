@@ -38,6 +38,8 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "skopeo": (lambda: shutil.which("skopeo") is not None, "skopeo"),
     "umoci": (lambda: shutil.which("umoci") is not None, "umoci"),
+    "docker-registry": (lambda: shutil.which("docker-registry") is not None, "docker-registry"),
+    "podman": (lambda: shutil.which("podman") is not None, "podman"),
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap"),
 }
 _EXPECTED = {

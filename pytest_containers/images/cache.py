@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 from pytest_containers.errors import ImageError, hide_frames
@@ -23,6 +24,7 @@ from pytest_containers.images.save import save
 
 __tracebackhide__ = hide_frames
 
+_ENDING_S = 1.0
 _FACTS = "pytest-containers.json"
 
 
@@ -96,7 +98,10 @@ def clear(library: Library) -> None:
     """
     home = library.store.home
     with library.store.alone():
-        held = Holds(library.store).layers()
+        holds = Holds(library.store)
+        end = time.monotonic() + _ENDING_S
+        while (held := holds.layers()) and time.monotonic() < end:
+            time.sleep(0.02)  # a run that was just left is on its way out
         if held:
             raise ImageError(
                 f"cache clear of {home}: a live run uses {len(held)} layers of it; end that first"

@@ -6,7 +6,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 from pytest_containers.errors import ImageError, UnsupportedError, hide_frames
@@ -72,17 +74,21 @@ def _history(config: Mapping[str, Any], layers: int) -> list[Any]:
 
 
 def _base_layers(library: Library, base: Image) -> tuple[list[Descriptor], list[str]]:
-    """The archives of the base: those that are kept, or made anew from what is unpacked."""
+    """The archives of the base: those that are kept; others are made anew of what is unpacked."""
+    known: tuple[Descriptor, ...] = ()
     if base.digest:
-        try:
+        with suppress(ImageError):  # it was used where it lies, and never kept
             data = library.blobs.read(base.digest, manifests.MAX_DOCUMENT_BYTES)
-        except ImageError:
-            pass  # it was used where it lies, and never kept
+            known = manifests.parse(data, base.digest, "", base.name).layers
+    layers, diff_ids = [], []
+    for layer, kept in zip_longest(base.layers, known):
+        if kept is not None and library.blobs.has(kept.digest, kept.size_bytes):
+            found, diff_id = kept, layer.diff_id
         else:
-            manifest = manifests.parse(data, base.digest, "", base.name)
-            return list(manifest.layers), [layer.diff_id for layer in base.layers]
-    packed = [add_layer(library.blobs, _packed(library, layer)) for layer in base.layers]
-    return [layer for layer, _ in packed], [diff_id for _, diff_id in packed]
+            found, diff_id = add_layer(library.blobs, _packed(library, layer))
+        layers.append(found)
+        diff_ids.append(diff_id)
+    return layers, diff_ids
 
 
 def _packed(library: Library, layer: Layer) -> Iterator[bytes]:

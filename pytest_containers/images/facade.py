@@ -68,7 +68,7 @@ class Images:
         self._inside_factory = inside_factory
         self._inside: Inside | None = None
         self._project = project
-        self._policy = pull
+        self.policy: Policy = pull
         self._registry_settings = registries
         self._registries: Registries | None = None
         self._display = display or progress.Silent()
@@ -127,7 +127,7 @@ class Images:
             return self._from_archive(source)
         if isinstance(source, RootfsSource):
             return self._from_rootfs(Path(source.path).absolute(), {}, reference)
-        image = self._by_name(self._meant(source), self._policy)
+        image = self._by_name(self._meant(source), self.policy)
         self._library.layers.settle(image.layers)
         return image
 
@@ -241,6 +241,7 @@ class Images:
             known = documents(found.manifest, found.config_data, what)
             image = self._library.image(known, (), "", what)  # refused before it is unpacked
             layers = self._library.layers.ensure(archives.wants(found, known.diff_ids, what))
+        self._library.blobs.write(found.config_data)
         digest = found.manifest.digest if found.manifest is not None else ""
         return replace(image, layers=tuple(layers), digest=digest)
 
@@ -276,6 +277,7 @@ class Images:
                         text = json.dumps({"diff_id": layer.diff_id}).encode()
                         self.store.write_atomically(known, text)
         data = archives.config_of([layer.diff_id], config)
+        self._library.blobs.write(data)
         return self._library.image(documents(None, data, name), [layer], "", name)
 
     # ----------------------------------------------------------- the store's own
@@ -441,13 +443,13 @@ class Images:
         """Look at every stored byte of named images; what is damaged is mended where it can be."""
         from pytest_containers.images.verify import verify
 
-        def fetch(record: Record) -> None:
+        def pull(record: Record) -> None:
             if not record.origin:
                 raise ImageError(f"{record.reference.familiar} was not pulled")
             self._pulled(record.reference)
 
         self._known.clear()
-        return verify(self._library, fetch)
+        return verify(self._library, self._puller(), pull)
 
     def cache_export(self, path: str | os.PathLike[str]) -> Sequence[str]:
         """Write all named images to one file of the caller's; returns their names."""

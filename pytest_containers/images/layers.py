@@ -239,12 +239,16 @@ class Layers:
             threading.Thread(target=self._settle, args=(waiting,), daemon=True).start()
 
     def _settle(self, paths: Sequence[Path]) -> None:
-        fd = os.open(self._store.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # A job: a thread that waits for a disk would keep this process from ending. Where the run
+        # ends first, or the store is removed meanwhile, a later run will see to it.
         try:
-            # A job: a thread that waits for a disk would keep this process from ending.
+            fd = os.open(self._store.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
             self.inside.call(_SETTLE, {}, [fd])
-        except ContainersError:
-            return  # the run ends first; a later one will see to it
+        except (ContainersError, OSError):
+            return
         finally:
             os.close(fd)
         self._store.note_settled(paths)

@@ -140,7 +140,7 @@ def descriptor(raw: Any, what: str) -> Descriptor:
     return Descriptor(
         str(raw.get("mediaType", "")), check_digest(raw.get("digest")), size,
         Platform(*(str(where.get(key) or "") for key in ("os", "architecture", "variant"))),
-        tuple(str(name) for name in names),
+        tuple(dict.fromkeys(str(name) for name in names)),
         tuple(str(url) for url in raw.get("urls") or () if isinstance(url, str)),
         _ATTESTATION in annotations,
     )  # fmt: skip

@@ -37,7 +37,7 @@ def save(
     """
     images = [(record, library.documents_of(record)) for record in records]
     for record, found in images:
-        _have_all(library, record, found, puller)
+        have_all(library, record, found, puller)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         if form == "layout":
@@ -68,8 +68,12 @@ def write_archive(
         _write(library, images, _Tar(tar))
 
 
-def _have_all(library: Library, record: Record, found: Documents, puller: Puller) -> None:
-    """Have every layer's archive: one that was unpacked from elsewhere was never fetched."""
+def have_all(library: Library, record: Record, found: Documents, puller: Puller) -> None:
+    """Have every layer's archive: one that was unpacked from elsewhere was never fetched.
+
+    Raises:
+        ImageError: One is not to be had.
+    """
     if found.manifest is None:
         raise ImageError(
             f"save of image {record.reference.familiar!r}: it was stored without a manifest; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_containers.errors import ImageError, hide_frames
@@ -10,10 +10,10 @@ from pytest_containers.images.blobs import file_digest
 from pytest_containers.images.layers import archive_at
 from pytest_containers.images.library import Documents, Library
 from pytest_containers.images.names import Record
+from pytest_containers.images.pull import Puller
+from pytest_containers.images.save import have_all
 
 __tracebackhide__ = hide_frames
-
-Fetch = Callable[[Record], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,68 +31,81 @@ class Finding:
     repaired: bool
 
 
-def verify(library: Library, fetch: Fetch) -> list[Finding]:
+def verify(library: Library, puller: Puller, pull: Callable[[Record], object]) -> list[Finding]:
     """Look at every stored byte of the images that have names, and mend what is damaged.
 
     Args:
-        fetch: Pulls the image of a record again, or raises ImageError.
+        puller: Fetches archives of layers.
+        pull: Pulls the image of a record again.
     """
     findings: list[Finding] = []
-    seen_blobs: set[str] = set()
-    seen_layers: set[str] = set()
+    seen: set[str] = set()
     for record in library.names.all():
-        _verify_blobs(library, record, seen_blobs, findings, fetch)
+        name = record.reference.familiar
+        _verify_documents(library, record, seen, findings, pull)
         try:
             found = library.documents_of(record)
         except ImageError:
-            continue
-        _verify_layers(library, record, found, seen_layers, findings)
+            continue  # a finding already
+        _verify_archives(library, record, found, seen, findings, puller)
+        _verify_layers(library, name, found, seen, findings)
     return findings
 
 
-def _verify_blobs(
-    library: Library, record: Record, seen: set[str], findings: list[Finding], fetch: Fetch
-) -> None:
-    bad = list(_bad_blobs(library, record, seen))
+def _verify_documents(
+    library: Library, record: Record, seen: set[str], findings: list[Finding],
+    pull: Callable[[Record], object],
+) -> None:  # fmt: skip
+    digests = [one for one in (record.config, record.digest) if one and one not in seen]
+    bad = [(one, problem) for one in digests if (problem := _problem(library, one, "is missing"))]
+    seen.update(digests)
     if not bad:
         return
     for digest, _ in bad:
         library.blobs.drop(digest)
-    try:
-        fetch(record)
-        repaired = not list(_bad_blobs(library, record, set()))
-    except ImageError:
-        repaired = False
-    findings += [
-        Finding(f"{record.reference.familiar}: blob {digest}", problem, repaired)
-        for digest, problem in bad
-    ]
+    repaired = _succeeds(lambda: pull(record)) and not any(
+        _problem(library, one, "is missing") for one, _ in bad
+    )
+    for digest, problem in bad:
+        findings.append(Finding(_blob(record, digest), problem, repaired))
 
 
-def _bad_blobs(library: Library, record: Record, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Blobs of an image whose content is not what their name says, or that are missing."""
-    listed = [one for one in (record.config, record.digest) if one]
+def _verify_archives(
+    library: Library, record: Record, found: Documents, seen: set[str], findings: list[Finding],
+    puller: Puller,
+) -> None:  # fmt: skip
+    layers = found.manifest.layers if found.manifest is not None else ()
+    digests = [one.digest for one in layers if one.digest not in seen]
+    seen.update(digests)
+    # One that is not there is no damage: what was unpacked already was never fetched.
+    bad = [(one, problem) for one in digests if (problem := _problem(library, one, ""))]
+    for digest, problem in bad:
+        library.blobs.drop(digest)
+        repaired = _succeeds(lambda: have_all(library, record, found, puller))
+        findings.append(Finding(_blob(record, digest), problem, repaired))
+
+
+def _problem(library: Library, digest: str, when_missing: str) -> str:
+    path = library.blobs.path(digest)
+    if not path.exists():
+        return when_missing
+    return "" if file_digest(path, digest) == digest else "is damaged"
+
+
+def _succeeds(mend: Callable[[], object]) -> bool:
     try:
-        found = library.documents_of(record)
+        mend()
     except ImageError:
-        found = None
-    if found is not None and found.manifest is not None:
-        listed += [layer.digest for layer in found.manifest.layers]
-    for digest in listed:
-        if digest in seen:
-            continue
-        seen.add(digest)
-        path = library.blobs.path(digest)
-        if not path.exists():
-            # A layer that was unpacked from elsewhere need not be there as an archive.
-            if digest in (record.config, record.digest):
-                yield digest, "is missing"
-        elif file_digest(path, digest) != digest:
-            yield digest, "is damaged"
+        return False
+    return True
+
+
+def _blob(record: Record, digest: str) -> str:
+    return f"{record.reference.familiar}: blob {digest}"
 
 
 def _verify_layers(
-    library: Library, record: Record, found: Documents, seen: set[str], findings: list[Finding]
+    library: Library, image: str, found: Documents, seen: set[str], findings: list[Finding]
 ) -> None:
     """Unpack every layer once more and compare; the new one replaces what is damaged."""
     if found.manifest is None:
@@ -102,11 +115,14 @@ def _verify_layers(
             continue
         seen.add(diff_id)
         path = library.blobs.path(layer.digest)
-        name = f"{record.reference.familiar}: layer {diff_id}"
+        name = f"{image}: layer {diff_id}"
         if not library.blobs.has(layer.digest, layer.size_bytes):
             findings.append(Finding(name, "cannot be compared: its archive is not stored", True))
             continue
-        with archive_at(path, layer.digest) as archive:
-            problem, repaired = library.layers.compare(archive, diff_id, name)
+        try:
+            with archive_at(path, layer.digest) as archive:
+                problem, repaired = library.layers.compare(archive, diff_id, name)
+        except ImageError as error:
+            problem, repaired = str(error), False
         if problem:
             findings.append(Finding(name, problem, repaired))

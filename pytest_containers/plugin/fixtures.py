@@ -16,6 +16,7 @@ from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Volume
+    from pytest_containers.images.image import Image
 
 __tracebackhide__ = hide_frames
 
@@ -29,7 +30,7 @@ _FIXTURES = {
     "session": "session_containers",
 }
 
-__all__ = ["Containers", "container_fixture", "volume_fixture"]
+__all__ = ["Containers", "container_fixture", "image_fixture", "volume_fixture"]
 
 
 @overload
@@ -163,6 +164,39 @@ class _running:
 
     def __exit__(self, *exc: object) -> None:
         self._containers.remove(self._container)
+
+
+def image_fixture(
+    reference: str,
+    /,
+    *,
+    pull: Literal["missing", "always", "never"] | None = None,
+    scope: Scope | Callable[..., Scope] = "session",
+    name: str | None = None,
+) -> Any:
+    """A fixture whose value is an image, fetched once and ready to be started from::
+
+        app_image = image_fixture("registry.example/app:1")
+
+        @container_fixture
+        def app(app_image):
+            return ContainerSpec(app_image, ports=[8000])
+
+    ``--containers-image app_image=other:2`` replaces it.
+
+    Args:
+        reference: As everywhere: a name of a registry or of the store, ``oci:PATH`` …
+        pull: When its registry is asked; None is the setting.
+        scope, name: As `pytest.fixture`.
+    """
+
+    def fixture(request: pytest.FixtureRequest) -> Image:
+        manager = manager_of(request.config)
+        wanted = manager.settings.image_for(request.fixturename or "") or reference
+        return manager.image(wanted, pull)
+
+    fixture.__doc__ = f"The image {reference}."
+    return pytest.fixture(scope=scope, name=name)(fixture)
 
 
 def volume_fixture(

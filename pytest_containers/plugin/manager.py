@@ -17,6 +17,8 @@ from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Engine, Network, Volume
+    from pytest_containers.images.image import Image
+    from pytest_containers.images.pull import Policy
 
 __tracebackhide__ = hide_frames
 
@@ -68,6 +70,16 @@ class Manager:
                 display=self._display(),
             )
         return self._engine
+
+    def image(self, reference: str, pull: Policy | None = None) -> Image:
+        """An image, fetched as the argument and the settings say."""
+        from pytest_containers.images.reference import Reference, parse
+
+        policy: Policy = self.settings.get(settings.PULL, pull)
+        images = self.engine.images
+        if policy == images.policy or not isinstance(parse(reference), Reference):
+            return images.get(reference)
+        return images.pull(reference, policy=policy)
 
     def _registries(self) -> Any:
         from pytest_containers.images.registry.settings import settings_of

@@ -20,6 +20,8 @@ def display_of(config: pytest.Config) -> Display | None:
     if config.get_verbosity() < 0:
         return None
     reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if hasattr(config, "workerinput"):  # its terminal is not seen by anybody
+        reporter = None
     capture = config.pluginmanager.get_plugin("capturemanager")
 
     @contextmanager
@@ -31,9 +33,9 @@ def display_of(config: pytest.Config) -> Display | None:
         with capture.global_and_fixture_disabled():
             yield _stream(reporter)
 
-    if reporter is not None and reporter._tw.hasmarkup and _stream(reporter).isatty():
-        return Bars(through)
-    return Lines(through)
+    with through() as stream:  # what is captured is no terminal
+        on_terminal = reporter is not None and stream is not None and stream.isatty()
+    return Bars(through) if on_terminal else Lines(through)
 
 
 def _stream(reporter: pytest.TerminalReporter | None) -> IO[str]:

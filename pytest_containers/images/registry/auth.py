@@ -25,7 +25,7 @@ _LEAST_LIFETIME_S = 60.0
 _MARGIN_S = 5.0
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _parameter = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(?:,|\Z)')
-_scheme = re.compile(rf"\s*,*\s*({_TOKEN})(?:\s+|\s*\Z)")
+_scheme = re.compile(rf"\s*,*\s*({_TOKEN})(?:\s+|\s*(?=,)|\s*\Z)")
 
 
 class Challenge(NamedTuple):

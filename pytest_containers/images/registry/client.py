@@ -216,7 +216,9 @@ class Registry:
                 except exceptions.HTTPError as error:
                     problem = error
                     # A connection that was kept may have been closed meanwhile.
-                    if again and isinstance(error, exceptions.ProtocolError):
+                    # (Not so for a part of an upload: nobody knows whether it was taken.)
+                    stale = isinstance(error, exceptions.ProtocolError) and method != "PATCH"
+                    if again and stale:
                         continue
                     break
                 self.transport.settle(base)
@@ -377,6 +379,8 @@ def _cause(error: Exception) -> str:
         reason = inner
     if isinstance(reason, exceptions.NameResolutionError):
         return "its name is not known"
+    if isinstance(reason, exceptions.NewConnectionError):
+        return str(reason).rpartition("] ")[2]
     if isinstance(reason, exceptions.ConnectTimeoutError):
         return "no connection in time"
     if isinstance(reason, exceptions.ReadTimeoutError):

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.connection import HTTPSConnection
 
 from pytest_containers.errors import RegistryError, SettingsError, hide_frames
 from pytest_containers.images.reference import DEFAULT_REGISTRY
@@ -97,11 +98,16 @@ class Transport:
                     options["ssl_context"] = self._context(own)
                 if own and self._insecure:
                     options["assert_hostname"] = False
-                self._pools[key] = (
+                made = (
                     urllib3.ProxyManager(proxy, **options)
                     if proxy
                     else urllib3.PoolManager(**options)
                 )
+                if own and self._insecure:
+                    made.pool_classes_by_scheme = {
+                        **made.pool_classes_by_scheme, "https": _DeclaredPool,
+                    }  # fmt: skip
+                self._pools[key] = made
             return self._pools[key]
 
     def _context(self, own: bool) -> ssl.SSLContext:
@@ -120,6 +126,21 @@ class Transport:
             for pool in self._pools.values():
                 pool.clear()
             self._pools.clear()
+
+
+class _DeclaredConnection(HTTPSConnection):
+    """To a registry that was declared insecure: so nobody has to be warned of it."""
+
+    @property
+    def is_verified(self) -> bool:
+        return True
+
+    @is_verified.setter
+    def is_verified(self, value: bool) -> None: ...
+
+
+class _DeclaredPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _DeclaredConnection
 
 
 def certificate_folders(host: str, environ: Mapping[str, str]) -> list[Path]:

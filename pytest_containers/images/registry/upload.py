@@ -15,7 +15,7 @@ from pytest_containers.images.registry.client import Registry, Response, finish
 __tracebackhide__ = hide_frames
 
 CHUNK_BYTES = 8 << 20
-_FRUITLESS = 2
+_FRUITLESS = 3
 _ACTIONS = "pull,push"
 _range = re.compile(r"(?:bytes=)?0-(\d+)\Z")
 
@@ -107,8 +107,13 @@ class Upload:
         except RegistryError as error:
             if getattr(error, "status", None) not in (None, 416):
                 raise
-            # Broken off, or out of step: the registry knows what it has.
-            response = self._ask("GET", self._session, {}, None)
+            # Broken off, or out of step: the registry knows what it has, or wants it all again.
+            try:
+                response = self._ask("GET", self._session, {}, None)
+            except ImageError:
+                self._session = ""
+                self.mounted()
+                return 0
         finish(response)
         self._go_to(response)
         return self._position(response)

@@ -1,0 +1,130 @@
+"""Images of a registry in test suites: fixtures, settings, and what the terminal shows."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.registry import Proxy, Rule
+
+pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+
+Publish = Callable[[str], str]
+SUITE = """
+import pytest_containers as pc
+
+app_image = pc.image_fixture("{image}")
+
+@pc.container_fixture
+def app(app_image):
+    return pc.ContainerSpec(app_image)
+
+def test_it(app):
+    assert app.wait(10) == 0
+    print("captured", app.logs().stdout)
+"""
+
+
+def arguments(*more: str) -> list[str]:
+    base = ["-p", "pytest_containers.plugin", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    return [sys.executable, "-m", "pytest", *base, *more]
+
+
+@pytest.fixture
+def suite(tmp_path: Path, proxy: Proxy, published: Publish) -> Callable[..., tuple[int, str]]:
+    """Runs a suite that needs an image of a registry; its exit code and output."""
+    name = f"{proxy.address}/{published('suite')}"
+    (tmp_path / "test_suite.py").write_text(SUITE.format(image=name))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    def run(*more: str, terminal: bool = False) -> tuple[int, str]:
+        environ = {
+            **os.environ, "PYTEST_CONTAINERS_HOME": str(tmp_path / "store"), "TERM": "xterm",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        }  # fmt: skip
+        if not terminal:
+            done = subprocess.run(
+                arguments(*more),
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env=environ,
+                timeout=60,
+            )
+            return done.returncode, done.stdout + done.stderr
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            arguments(*more), stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environ
+        )
+        os.close(theirs)
+        shown = bytearray()
+        while True:
+            try:
+                data = os.read(ours, 1 << 16)
+            except OSError:  # the other side is closed
+                break
+            shown += data
+        os.close(ours)
+        return child.wait(), shown.decode()
+
+    return run
+
+
+def test_a_line_in_logs(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
+    code, text = suite()
+    assert code == 0
+    assert f"containers: pulled {proxy.address}/suite:1: " in text
+    assert "captured" not in text
+    code, text = suite()
+    assert (code, text.count("containers: pulled")) == (0, 0)  # it is stored
+
+
+def test_quiet_is_quiet(suite: Callable[..., tuple[int, str]]) -> None:
+    code, text = suite("-q")
+    assert (code, text.count("containers: pulled")) == (0, 0)
+
+
+def test_bars_on_a_terminal(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
+    proxy.rules = [Rule("GET .*/blobs/", times=4, delay_s=0.4)]
+    code, text = suite(terminal=True)
+    assert code == 0, text
+    assert f"containers: pull {proxy.address}/suite:1" in text
+    assert "downloading" in text
+    assert "\x1b[3F\x1b[J" in text  # drawn again in place
+    assert "containers: pulled" in text
+    assert "captured" not in text
+
+
+def test_a_worker_says_it_too(suite: Callable[..., tuple[int, str]]) -> None:
+    code, text = suite("-p", "xdist", "-n", "2")
+    assert code == 0, text
+    assert text.count("containers: pulled") == 1
+
+
+def test_policies_of_the_command_line(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
+    code, text = suite("--containers-pull=never")
+    assert code == 1
+    assert "may not be pulled" in text
+    assert suite()[0] == 0
+    asked = len(proxy.requests)
+    assert suite("--containers-pull=never")[0] == 0
+    assert len(proxy.requests) == asked
+    assert suite("--containers-pull=always")[0] == 0
+    assert len(proxy.requests) == asked + 1
+    code, text = suite("--containers-pull=sometimes")
+    assert code == 4
+    assert "one of missing, always, never" in text
+
+
+def test_another_image_for_a_fixture(
+    suite: Callable[..., tuple[int, str]], proxy: Proxy, published: Publish
+) -> None:
+    other = f"{proxy.address}/{published('suite/other')}"
+    code, text = suite("-s", f"--containers-image=app_image={other}")
+    assert code == 0, text
+    assert "captured suite/other" in text
