@@ -16,6 +16,7 @@ from pytest_containers.images.progress import ENDED, Part, Transfer
 Through = Callable[[], AbstractContextManager[IO[str] | None]]
 """Opens the way to the output for a moment; None where there is none."""
 
+_USUAL_COLUMNS = 80
 _FIRST_LINE_S, _LINE_EVERY_S = 2.0, 10.0
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _PAST = {"pull": "pulled", "push": "pushed", "load": "loaded", "unpack": "unpacked"}
@@ -160,9 +161,9 @@ def _columns(stream: Any) -> int:
     import os
 
     try:
-        return os.get_terminal_size(stream.fileno()).columns
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
     except (OSError, ValueError, AttributeError):
-        return 80
+        return _USUAL_COLUMNS
 
 
 def to_stream(stream: IO[str]) -> Bars | Lines:

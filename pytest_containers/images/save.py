@@ -95,6 +95,10 @@ class _Tar:
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
+        for name in ("blobs", "blobs/sha256"):  # skopeo would make them root's, and may not
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(member)
 
     def add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)

@@ -63,7 +63,7 @@ def test_a_spec_that_cannot_start(
 
 @pytest.mark.parametrize(
     ("reference", "words"),
-    [("nosuch:1", "image 'nosuch:1' is not in the store"), ("", "is empty"), ("BAD NAME", "not valid"),
+    [("127.0.0.1:1/nosuch:1", "image '127.0.0.1:1/nosuch:1': registry .* Connection refused"), ("", "is empty"), ("BAD NAME", "not valid"),
      ("oci:/nosuch", "does not exist"), ("rootfs:/nosuch", "No such file"),
      ("docker-archive:/nosuch", "does not exist"), ("host:?path=/nosuch", "does not exist"),
      ("host:?nosuch=1", "is not one of")],

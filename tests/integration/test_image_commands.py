@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.registry import Proxy
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -138,8 +138,8 @@ def test_archives_of_skopeo(
     assert output(engine, "loaded/app:2", "read x < /data; echo $x") == "hello\n"
     assert "loaded/app:2" in [one["name"] for one in engine.images.list()]
     engine.images.remove("loaded/app:2")
-    with pytest.raises(pc.ImageError, match="pull of image 'loaded/app:2'"):
-        engine.run("loaded/app:2")
+    with pytest.raises(pc.ImageNotFoundError, match="'loaded/app:2' is not in the store"):
+        engine.images.pull("loaded/app:2", policy="never")
 
 
 @pytest.mark.needs("umoci")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.registry import Proxy, Rule
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
 Publish = Callable[[str], str]
 SUITE = """

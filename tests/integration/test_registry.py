@@ -20,7 +20,7 @@ import pytest_containers as pc
 from pytest_containers.images.manifest import architecture
 from pytest_containers.images.registry.settings import RegistrySettings
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
 Publish = Callable[[str], str]
 MakeEngine = Callable[..., pc.Engine]

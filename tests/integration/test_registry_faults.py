@@ -15,7 +15,7 @@ from helpers.registry import Proxy, Rule, upload
 
 import pytest_containers as pc
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
 MakeEngine = Callable[..., pc.Engine]
 

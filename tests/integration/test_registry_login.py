@@ -16,7 +16,7 @@ from helpers.registry import PASSWORD, USER, Proxy, Rule, TokenServer, registry,
 import pytest_containers as pc
 from pytest_containers.images.registry.settings import RegistrySettings
 
-pytestmark = pytest.mark.needs("docker-registry", "skopeo")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
 MakeEngine = Callable[..., pc.Engine]
 Settings = Callable[..., RegistrySettings]

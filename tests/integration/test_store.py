@@ -17,6 +17,7 @@ from helpers.registry import skopeo
 
 import pytest_containers as pc
 
+pytestmark = pytest.mark.slow
 MakeEngine = Callable[..., pc.Engine]
 
 
