@@ -256,8 +256,11 @@ class DockerLike:
 
 
 @contextmanager
-def dockerd(work: Path) -> Iterator[tuple[list[str], int]]:
-    """A daemon of our own, with its bridge in a network namespace of its own.
+def dockerd(work: Path, *, apart: bool = True) -> Iterator[tuple[list[str], int]]:
+    """A daemon of our own.
+
+    Args:
+        apart: With its bridge in a network namespace of its own; else here, without a bridge.
 
     Yields:
         The client's command, and a descriptor of the namespace.
@@ -266,11 +269,11 @@ def dockerd(work: Path) -> Iterator[tuple[list[str], int]]:
     if client is None or shutil.which("dockerd", path="/usr/sbin:/usr/bin") is None:
         raise RuntimeError("docker is not installed")
     endpoint = f"unix://{work}/docker.sock"
+    inside = ["unshare", "--net", "--", "sh", "-c", 'ip link set lo up; exec "$0" "$@"']
     with open(work / "dockerd.log", "wb") as log:
         daemon = subprocess.Popen(
             [
-                "unshare", "--net", "--", "sh", "-c", 'ip link set lo up; exec "$0" "$@"',
-                "dockerd", f"--data-root={work}/docker", f"--exec-root={work}/docker-exec",
+                *(inside if apart else []), "dockerd", *([] if apart else ["--bridge=none"]), f"--data-root={work}/docker", f"--exec-root={work}/docker-exec",
                 f"--pidfile={work}/docker.pid", f"--host={endpoint}", "--iptables=false",
                 "--ip-masq=false",
             ],

@@ -40,6 +40,7 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "umoci": (lambda: shutil.which("umoci") is not None, "umoci"),
     "docker-registry": (lambda: shutil.which("docker-registry") is not None, "docker-registry"),
     "podman": (lambda: shutil.which("podman") is not None, "podman"),
+    "docker": (lambda: shutil.which("dockerd", path="/usr/sbin:/usr/bin") is not None, "docker.io"),
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap"),
 }
 _EXPECTED = {

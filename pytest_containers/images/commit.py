@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Any
 
 from pytest_containers.errors import ImageError, UnsupportedError, hide_frames
@@ -80,12 +79,18 @@ def _base_layers(library: Library, base: Image) -> tuple[list[Descriptor], list[
         with suppress(ImageError):  # it was used where it lies, and never kept
             data = library.blobs.read(base.digest, manifests.MAX_DOCUMENT_BYTES)
             known = manifests.parse(data, base.digest, "", base.name).layers
+    archives = iter(known)
     layers, diff_ids = [], []
-    for layer, kept in zip_longest(base.layers, known):
+    anew = False
+    for layer in base.layers:
+        kept = next(archives, None) if layer.diff_id else None
         if kept is not None and library.blobs.has(kept.digest, kept.size_bytes):
-            found, diff_id = kept, layer.diff_id
+            found, diff_id, anew = kept, layer.diff_id, False
+        elif not layer.diff_id and not anew:
+            continue  # it will be made again when the image is used
         else:
             found, diff_id = add_layer(library.blobs, _packed(library, layer))
+            anew = True
         layers.append(found)
         diff_ids.append(diff_id)
     return layers, diff_ids

@@ -239,11 +239,11 @@ class Images:
         with archives.Files(Path(source.path)) as files:
             found = archives.find(files, source)
             known = documents(found.manifest, found.config_data, what)
-            image = self._library.image(known, (), "", what)  # refused before it is unpacked
+            self._library.image(known, (), "", what)  # refused before it is unpacked
             layers = self._library.layers.ensure(archives.wants(found, known.diff_ids, what))
         self._library.blobs.write(found.config_data)
         digest = found.manifest.digest if found.manifest is not None else ""
-        return replace(image, layers=tuple(layers), digest=digest)
+        return self._library.image(known, layers, digest, what)
 
     def _from_rootfs(self, path: Path, config: Mapping[str, Any], name: str) -> Image:
         """An image of one layer. What was unpacked before is known by the file's identity."""
@@ -320,6 +320,10 @@ class Images:
             )
         self._forget(name)
         return self._by_name(parse_reference(name), "never")
+
+    def forget_answers(self) -> None:
+        """Look every image up again when it is asked for next."""
+        self._known.clear()
 
     def _forget(self, name: str) -> None:
         """What `name` was known as is not true any more."""
@@ -416,7 +420,7 @@ class Images:
             ImageNotFoundError: There is no such name.
         """
         self._library.names.remove(parse_reference(name))
-        self._known.clear()
+        self.forget_answers()
 
     def prune(
         self, *, unused_for_s: float | None = None, keep_bytes: int | None = None,
@@ -436,7 +440,7 @@ class Images:
             self._library, unused_for_s=unused_for_s, keep_bytes=keep_bytes,
             all_unused=all_unused, dry_run=dry_run,
         )  # fmt: skip
-        self._known.clear()
+        self.forget_answers()
         return done
 
     def verify(self) -> Sequence[Finding]:
@@ -448,7 +452,7 @@ class Images:
                 raise ImageError(f"{record.reference.familiar} was not pulled")
             self._pulled(record.reference)
 
-        self._known.clear()
+        self.forget_answers()
         return verify(self._library, self._puller(), pull)
 
     def cache_export(self, path: str | os.PathLike[str]) -> Sequence[str]:
@@ -461,14 +465,14 @@ class Images:
         """Take the images of such a file; returns their names."""
         from pytest_containers.images.cache import bring_in
 
-        self._known.clear()
+        self.forget_answers()
         return bring_in(self._library, Path(path))
 
     def cache_clear(self) -> None:
         """Empty the store; refused while a live run uses it."""
         from pytest_containers.images.cache import clear
 
-        self._known.clear()
+        self.forget_answers()
         clear(self._library)
 
     def hold(self, image: Image) -> Hold:
@@ -481,7 +485,7 @@ class Images:
         for layer in image.layers:
             if self.store.layer_record(layer.path.parent) is None:
                 hold.close()
-                self._known.clear()
+                self.forget_answers()
                 raise ImageNotFoundError(
                     f"image {image.name!r}: a layer of it was removed meanwhile; try again"
                 )

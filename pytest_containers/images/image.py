@@ -20,7 +20,8 @@ class Layer:
         owner: ``"mapped"``: files carry the ids of the run's user namespace on disk, use as it is.
             ``"caller"``: all files are the calling user's and mean container root; mount it
             idmapped where the caller is not container root already.
-        diff_id: Digest of the uncompressed tar it was made from, or of its own listing.
+        diff_id: Digest of the uncompressed tar it was made from, or of its own listing; empty for
+            one of `images.parents`, which no archive has.
     """
 
     path: Path

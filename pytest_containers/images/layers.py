@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from pytest_containers.images.store import Store, boot_id, storing
 __tracebackhide__ = hide_frames
 
 _UNPACK = "pytest_containers.images.unpack:unpack_layer"
+_PARENTS = "pytest_containers.images.parents:make_parents"
 _COMPARE = "pytest_containers.images.compare:compare_trees"
 _SETTLE = "pytest_containers.images.unpack:settle"
 _REMOVE = "pytest_containers.images.unpack:remove_tree"
@@ -168,6 +170,45 @@ class Layers:
                 layer = self._keep(temp, result)
         return Unpacked(layer, result["digest"], result["size_bytes"])
 
+    def completed(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers of an image with those between them that `parents` makes, where needed."""
+        done: list[Layer] = []
+        for layer in layers:
+            done.append(layer)
+            record = self._store.layer_record(layer.path.parent) or {}
+            if record.get("unlisted") and len(done) > 1:
+                above = self._parents(done, record["unlisted"])
+                done += [above] if above is not None else []
+        return done
+
+    def _parents(self, layers: Sequence[Layer], unlisted: Sequence[str]) -> Layer | None:
+        """The layer that goes on top of `layers`; None if they look as they should."""
+        text = "\n".join(["parents 1", *(layer.diff_id for layer in layers)])
+        digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+        path = self._path(digest)
+        if self.find(digest) is None:
+            with (
+                self._lock(digest),
+                storing("parents of a layer", self._store.home),
+                self._store.temp_dir() as temp,
+                ExitStack() as opened,
+            ):
+                temp.removed_by = self.remove_inside
+                temp.path.chmod(0o777)
+                fds = [temp.fd]
+                for layer in reversed(layers):
+                    fds.append(os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                    opened.callback(os.close, fds[-1])
+                single = self.inside.id_map_class.startswith("single")
+                args = {"unlisted": list(unlisted), "single": single}
+                made = self.inside.call(_PARENTS, args, fds)["made"]
+                temp.path.chmod(0o700)
+                if self.find(digest) is None:
+                    self.drop(path)
+                    self._store.finish_layer(temp, path, {"kind": "parents", "made": made})
+        record = self._store.layer_record(path) or {}
+        return Layer(path / "tree", "mapped", "") if record.get("made") else None
+
     def compare(self, archive: Archive, diff_id: str, name: str) -> tuple[str, bool]:
         """Unpack a layer once more and compare; the new one replaces a damaged one.
 
@@ -221,7 +262,10 @@ class Layers:
     def _keep(self, temp: TempDir, result: dict[str, Any]) -> Layer:
         temp.path.chmod(0o700)
         path = self._path(result["diff_id"])
-        record = {"kind": "layer", "size_bytes": result["size_bytes"], "entries": result["entries"]}
+        record = {
+            "kind": "layer",
+            **{key: result[key] for key in ("size_bytes", "entries", "unlisted")},
+        }
         if self.find(result["diff_id"]) is None:
             self.drop(path)
             self._store.finish_layer(temp, path, record)

@@ -129,7 +129,8 @@ class Library:
     def image(self, found: Documents, layers: Sequence[Layer], digest: str, name: str) -> Image:
         """An image to start containers from."""
         config = manifests.parse_config(found.config, name)
-        return Image(digest_of(found.config_data), name, tuple(layers), config, (), digest)
+        whole = tuple(self.layers.completed(layers)) if layers else ()
+        return Image(digest_of(found.config_data), name, whole, config, (), digest)
 
     def keep(self, found: Documents) -> None:
         """Keep the documents of an image whose layers are kept already."""

@@ -53,7 +53,8 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
 
     Returns:
         ``digest`` of the part (null unless hashed), ``diff_id``, ``size_bytes`` of the contents,
-        ``entries``, ``devices``: how many device files became placeholders.
+        ``entries``, ``devices``: how many device files became placeholders, ``unlisted``:
+        directories that are used and have no entry of their own.
     """
     archive_fd, parent_fd, *arrivals = fds
     os.umask(0)
@@ -87,6 +88,7 @@ def unpack_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         "diff_id": stream.digest(),
         "size_bytes": unpacker.size_bytes,
         "entries": unpacker.entries,
+        "unlisted": sorted(unpacker.unlisted),
         "devices": unpacker.devices,
     }
 
@@ -233,6 +235,7 @@ class _Unpacker:
         # Time and inode of each directory: set at the end, unless something else is there then.
         self._folders: dict[str, tuple[int, int]] = {}
         self._hidden: set[str] = set()
+        self.unlisted: set[str] = set()
         self._setgid = False
         self.size_bytes = 0
         self.entries = 0
@@ -318,6 +321,7 @@ class _Unpacker:
                 self._reveal(above, leaf, path)
                 fd = open_in_root(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
                 if made:
+                    self.unlisted.add(path)
                     self._folders[path] = (mtime_ns, os.fstat(fd).st_ino)
                 os.close(above)
                 above = fd
@@ -419,6 +423,7 @@ class _Unpacker:
                 self._xattrs(fd, member)
             if path in self._hidden:
                 os.setxattr(fd, _OPAQUE_XATTR, b"y")
+            self.unlisted.discard(path)
             self._folders[path] = (member.mtime_ns, os.fstat(fd).st_ino)
         finally:
             os.close(fd)

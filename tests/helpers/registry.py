@@ -222,6 +222,51 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class Tunnel:
+    """A proxy for https: takes CONNECT, and leads every name to one place.
+
+    Attributes:
+        asked: ``HOST:PORT`` of each tunnel, with its Proxy-Authorization.
+    """
+
+    def __init__(self, goal: str) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+        tunnel = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def do_CONNECT(self) -> None:
+                tunnel.asked.append((self.path, self.headers.get("Proxy-Authorization")))
+                host, _, port = goal.partition(":")
+                with socket.create_connection((host, int(port))) as there:
+                    self.send_response(200)
+                    self.end_headers()
+                    back = threading.Thread(
+                        target=_pipe, args=(there, self.connection), daemon=True
+                    )
+                    back.start()
+                    _pipe(self.connection, there)
+                    back.join()
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _pipe(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 class TokenServer:
     """Gives access tokens to a password, to nobody in particular, or for an identity token.
 

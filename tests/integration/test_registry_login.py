@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 from helpers.layouts import Layout, layer, member, output
-from helpers.registry import PASSWORD, USER, Proxy, Rule, TokenServer, registry, skopeo
+from helpers.registry import PASSWORD, USER, Proxy, Rule, TokenServer, Tunnel, registry, skopeo
 
 import pytest_containers as pc
 from pytest_containers.images.registry.settings import RegistrySettings
@@ -318,6 +318,37 @@ def test_client_certificates(
         client.private_key_pem.write_to_path(certs / "client.key")
         name = publish(layout, base, f"{address}/app:1", f"--dest-cert-dir={certs}")
         assert output(own_engine(registries=as_user()), name, "echo in") == "in\n"
+
+
+def test_a_proxy(
+    own_engine: MakeEngine, authority: trustme.CA, layout: Layout, base: bytes, as_user: Settings,
+    encrypted: tuple[str, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    """The registry's name is known to the proxy only."""
+    _, folder = encrypted
+    issued = authority.issue_cert("registry.test", "127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "server.key")
+    with registry(tls=(tmp_path / "server.pem", tmp_path / "server.key")) as address:
+        publish(layout, base, f"{address}/app:1", "--dest-tls-verify=false")
+        name = f"registry.test:{address.rpartition(':')[2]}"
+        write(
+            tmp_path / ".config/containers/certs.d" / name / "ca.crt",
+            (folder / "ca.crt").read_text(),
+        )
+        tunnel = Tunnel(address)
+        try:
+            with pytest.raises(pc.RegistryError, match="its name is not known"):
+                own_engine(registries=as_user()).image(f"{name}/app:1")
+            settings = as_user(HTTPS_PROXY=f"http://me:w%40rd@{tunnel.address}")
+            assert output(own_engine(registries=settings), f"{name}/app:1", "echo in") == "in\n"
+            login = base64.b64encode(b"me:w@rd").decode()
+            assert set(tunnel.asked) == {(name, f"Basic {login}")}
+            settings = as_user(HTTPS_PROXY=f"http://{tunnel.address}", NO_PROXY="registry.test")
+            with pytest.raises(pc.RegistryError, match="its name is not known"):
+                own_engine(registries=settings, pull="always").image(f"{name}/app:1")
+        finally:
+            tunnel.close()
 
 
 def test_plain_http_where_nobody_declared_it(

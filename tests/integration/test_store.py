@@ -394,3 +394,35 @@ def test_equal_trees_make_equal_layers(own_engine: MakeEngine, base: bytes, tmp_
         with pc.Engine(home=tmp_path / f"s{number}") as engine:
             ids.append(engine.images.import_rootfs(tmp_path / "root.tar", "x:1").id)
     assert ids[0] == ids[1]
+
+
+# ------------------------------------------------------------- stores that are no good
+
+
+def test_a_store_of_a_newer_version(own_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "version").write_text("999\n")
+    with pytest.raises(pc.ImageError, match="has format '999' .* upgrade pytest-containers"):
+        own_engine().image("host:")
+
+
+def test_a_directory_that_is_no_store(own_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "precious").write_text("x")
+    with pytest.raises(pc.ImageError, match="is not an image store and not empty"):
+        own_engine().image("host:")
+    assert os.listdir(tmp_path / "store") == ["precious"]
+
+
+def test_a_store_that_cannot_be_made(own_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pc.ImageError, match="cannot store images in .*: Not a directory"):
+        own_engine(home=tmp_path / "file" / "store").image("host:")
+
+
+@pytest.mark.needs("root")
+def test_a_store_of_somebody_else(own_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    os.chown(tmp_path / "store", 12345, 12345)
+    with pytest.raises(pc.ImageError, match="belongs to user 12345 and not to you"):
+        own_engine().image("host:")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -99,7 +99,7 @@ class Transport:
                 if own and self._insecure:
                     options["assert_hostname"] = False
                 made = (
-                    urllib3.ProxyManager(proxy, **options)
+                    urllib3.ProxyManager(proxy, proxy_headers=_proxy_login(proxy), **options)
                     if proxy
                     else urllib3.PoolManager(**options)
                 )
@@ -171,6 +171,15 @@ def _load(context: ssl.SSLContext, folder: Path) -> None:
                 f"certificate {path}: {error}; a .crt is an authority, a .cert needs its .key "
                 "beside it"
             ) from None
+
+
+def _proxy_login(proxy: str) -> dict[str, str]:
+    """The header for a proxy whose address has a user and a password."""
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return dict(urllib3.make_headers(proxy_basic_auth=pair))
 
 
 def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
