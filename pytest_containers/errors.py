@@ -69,7 +69,7 @@ class ImageNotFoundError(ImageError, LookupError):
     """No image of that name is in the store or at that path."""
 
 
-class RegistryError(ImageError, OSError):
+class RegistryError(ImageError):
     """A registry could not be reached, refused, or did not keep to the protocol.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -17,7 +18,8 @@ def add_commands(commands: Any) -> None:
         "run",
         help="run a program in a container of its own",
         description="Runs until the program ends, passes its output on and exits with its code "
-        "(125: no container could be started; 126, 127: its program). What it wrote is dropped.",
+        "(125: no container could be started; 126, 127: its program). What it wrote is dropped, "
+        "unless --commit keeps it.",
     )
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
     parser.add_argument("-p", "--port", action="append", default=[], metavar="[HOST:]PORT[/udp]")
@@ -27,6 +29,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="replaces the image's ('' removes)")
     parser.add_argument("--init", action="store_true", help="run a PID 1 that reaps orphans")
     parser.add_argument("--read-only", action="store_true", help="a read-only root")
+    parser.add_argument(
+        "--commit", metavar="NAME", help="when it has ended with 0, keep its files as an image"
+    )
     parser.add_argument("image", help="a reference: host:, oci:PATH, a name in the store …")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="replaces the image's command")
     parser.set_defaults(handler=run)
@@ -42,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{port} is at {host}:{number}", file=sys.stderr)
         for _, stream, data in container.follow():
             _write(stream, data)
-        return container.wait()
+        code = container.wait()
+        if arguments.commit is not None and code == 0:
+            container.commit(arguments.commit, message=shlex.join(container.command))
+        return code
 
 
 def _spec(arguments: argparse.Namespace) -> ContainerSpec:

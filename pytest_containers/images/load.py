@@ -114,8 +114,6 @@ def import_rootfs(
         with archives.rootfs_part(path) as part:
             layer, diff_id = add_layer(library.blobs, _pieces(part))
     except (CompressionError, OSError) as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(f"import of {path}: {error}", path=str(path)) from None
     made(library, reference, [layer], archives.config_of([diff_id], config))
 

@@ -50,8 +50,6 @@ def save(
                 write_archive(library, images, file)
         draft.rename(target)
     except OSError as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(f"save to {target}: {error.strerror}", path=str(target)) from None
     finally:
         if draft.is_dir():

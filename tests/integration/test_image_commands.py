@@ -62,7 +62,11 @@ def test_from_pull_to_prune(
     exported = cli("cache", "export", str(tmp_path / "cache.tar")).stdout
     assert cli("cache", "import", str(tmp_path / "cache.tar"), home="third").stdout == exported
     assert cli("run", other, home="third").stdout == "cli\n"
-    cli("rm", other)
+    cli("run", "--commit", "kept:1", name, "/bin/sh", "-c", "echo kept > /data")
+    assert cli("run", "kept:1").stdout == "kept\n"
+    cli("run", "--commit", "failed:1", name, "/bin/sh", "-c", "exit 3", code=3)
+    assert "failed:1" not in cli("images").stdout
+    cli("rm", other, "kept:1")
     told = json.loads(cli("prune", "--all", "--dry-run", "--format", "json").stdout)
     assert told["names"] == [name]
     assert name in cli("prune", "--all").stdout

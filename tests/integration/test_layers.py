@@ -143,6 +143,10 @@ REFUSED: dict[str, tuple[list[Member], str]] = {
         [member("a", type=tarfile.SYMTYPE, linkname="b"), member("b", type=tarfile.SYMTYPE, linkname="a"), member("a/x", b"")],
         "a: Too many levels of symbolic links",
     ),
+    "a parent that becomes a link": (
+        [member("d", **DIRECTORY), member("d/x", b""), member("d", type=tarfile.SYMTYPE, linkname="/etc"), member("d/y", b"")],
+        "d: No such file or directory",
+    ),
     "a link of the kernel's": (
         [member("proc", type=tarfile.SYMTYPE, linkname="/proc/self/root"), member("proc/x", b"")],
         "proc: |No such file",

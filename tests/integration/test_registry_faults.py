@@ -147,6 +147,7 @@ def test_faults_that_stay(
     with pytest.raises(pc.ImageError, match=words) as caught:
         engine.image(f"{proxy.address}/{name}")
     assert "\n" not in str(caught.value)
+    assert "cannot store" not in str(caught.value)
     assert_whole(engine)
     proxy.rules = []
     assert output(engine, f"{proxy.address}/{name}", "echo fine") == "fine\n"

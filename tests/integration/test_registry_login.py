@@ -164,6 +164,34 @@ def test_passwords_do_not_follow_redirects(
         elsewhere.close()
 
 
+def test_passwords_do_not_go_where_a_layer_says_it_is(
+    own_engine: MakeEngine, private: str, locked: str, layout: Layout, as_user: Settings
+) -> None:
+    """Layers that must not be distributed name other places (CVE-2020-15157)."""
+    front, elsewhere = Proxy(locked), Proxy(locked)
+
+    def named(data: bytes) -> bytes:
+        body = json.loads(data)
+        for one in body.get("layers", []):
+            one["urls"] = [f"http://{elsewhere.address}/elsewhere/{one['digest']}"]
+        return json.dumps(body).encode()
+
+    largest = max(layout.path.glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
+    try:
+        front.rules = [
+            Rule("manifests", times=9, body=named),
+            Rule(f"GET .*/blobs/sha256:{largest.name}", times=9, status=404),
+        ]
+        engine = own_engine(registries=as_user(DOCKER_AUTH_CONFIG=auths(front.address)))
+        with pytest.raises(pc.RegistryError, match="does not have it although the image needs it"):
+            engine.image(private.replace(locked, front.address))
+        assert elsewhere.asked(f"GET /elsewhere/sha256:{largest.name}") == 1
+        assert all("Authorization" not in headers for _, _, headers in elsewhere.requests)
+    finally:
+        front.close()
+        elsewhere.close()
+
+
 # ---------------------------------------------------------------------- tokens
 
 

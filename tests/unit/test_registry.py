@@ -21,7 +21,7 @@ from pytest_containers.images.manifest import Descriptor, Platform, choose
 from pytest_containers.images.progress import Part, Transfer
 from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.registry import client, credentials
-from pytest_containers.images.registry.auth import Challenge, parse_challenges
+from pytest_containers.images.registry.auth import Challenge, _parse_token, parse_challenges
 from pytest_containers.images.registry.settings import (
     Place,
     RegistrySettings,
@@ -52,6 +52,21 @@ def test_challenges(values: list[str], expected: list[Challenge]) -> None:
 @given(st.text(max_size=200))
 def test_any_challenge_is_read_in_time(text: str) -> None:
     parse_challenges([text])
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"token": "a", "expires_in": 300}', ("a", 300.0)),
+        (b'{"access_token": "b", "expires_in": 5}', ("b", 60.0)),
+        (b'{"token": "a", "access_token": "b"}', ("a", 60.0)),
+        (b'{"expires_in": "soon"}', ("", 60.0)),
+        (b"[]", ("", 0.0)),
+        (b"<html>", ("", 0.0)),
+    ],
+)
+def test_tokens_live_for_a_minute_at_least(body: bytes, expected: tuple[str, float]) -> None:
+    assert _parse_token(body) == expected
 
 
 class Answer:
