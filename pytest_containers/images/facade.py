@@ -146,7 +146,7 @@ class Images:
         Raises:
             ImageNotFoundError, ImageError, RegistryError: See `get`.
         """
-        image = self._by_name(parse_reference(name), policy)
+        image = self._by_name(self._meant(parse_reference(name)), policy)
         self._forget(name)
         return image
 

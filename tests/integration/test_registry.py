@@ -267,6 +267,7 @@ def test_prefix_of_the_hub(own_engine: MakeEngine, published: Publish, plain_reg
     engine = own_engine(registries=settings)
     assert output(engine, "redis:1", "read x < /data; echo $x") == "hub/redis\n"
     assert [one["name"] for one in engine.images.list()] == [f"{plain_registry}/hub/redis:1"]
+    assert engine.images.pull("redis:1").name == f"{plain_registry}/hub/redis:1"
     with pytest.raises(pc.ImageError, match="registry 127.0.0.1:1 cannot be reached"):
         engine.image("127.0.0.1:1/other:1")
 
