@@ -87,9 +87,10 @@ class Images:
         """The registries of the project."""
         if self._registries is None:
             from pytest_containers.images.pull import Registries
-            from pytest_containers.images.registry.settings import RegistrySettings
+            from pytest_containers.images.registry.settings import settings_of
 
-            self._registries = Registries(self._registry_settings or RegistrySettings())
+            chosen = self._registry_settings or settings_of((), (), "")
+            self._registries = Registries(chosen)
         return self._registries
 
     # ---------------------------------------------------------------- to be used
@@ -133,9 +134,9 @@ class Images:
 
     def _meant(self, reference: Reference) -> Reference:
         """With the project's prefix for Docker Hub, unless the plain name is stored."""
-        if self._registry_settings is None or self._library.names.get(reference) is not None:
+        if self._library.names.get(reference) is not None:
             return reference
-        return self._registry_settings.substitute(reference)
+        return self.registries.settings.substitute(reference)
 
     def pull(self, name: str, *, policy: Policy = "always") -> Image:
         """Fetch an image from its registry.

@@ -261,6 +261,14 @@ def test_a_mirror_that_lacks_it_is_passed_over(
     assert proxy.asked("/v2/nowhere/unmirrored/") == 1
 
 
+def test_prefix_of_testcontainers(
+    own_engine: MakeEngine, published: Publish, plain_registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published("hub/redis")
+    monkeypatch.setenv("TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX", f"{plain_registry}/hub/")
+    assert output(own_engine(), "redis:1", "echo in") == "in\n"
+
+
 def test_prefix_of_the_hub(own_engine: MakeEngine, published: Publish, plain_registry: str) -> None:
     published("hub/redis")
     settings = RegistrySettings(hub_prefix=f"{plain_registry}/hub/")
