@@ -83,14 +83,21 @@ class Images:
         return self._inside
 
     @property
+    def registry_settings(self) -> RegistrySettings:
+        """How registries are reached."""
+        if self._registry_settings is None:
+            from pytest_containers.images.registry.settings import settings_of
+
+            self._registry_settings = settings_of((), (), "")
+        return self._registry_settings
+
+    @property
     def registries(self) -> Registries:
         """The registries of the project."""
         if self._registries is None:
             from pytest_containers.images.pull import Registries
-            from pytest_containers.images.registry.settings import settings_of
 
-            chosen = self._registry_settings or settings_of((), (), "")
-            self._registries = Registries(chosen)
+            self._registries = Registries(self.registry_settings)
         return self._registries
 
     # ---------------------------------------------------------------- to be used
@@ -136,7 +143,7 @@ class Images:
         """With the project's prefix for Docker Hub, unless the plain name is stored."""
         if self._library.names.get(reference) is not None:
             return reference
-        return self.registries.settings.substitute(reference)
+        return self.registry_settings.substitute(reference)
 
     def pull(self, name: str, *, policy: Policy = "always") -> Image:
         """Fetch an image from its registry.
