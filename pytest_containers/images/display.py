@@ -148,13 +148,27 @@ class Bars:
         )  # fmt: skip
         for part in transfer.parts:
             bar = ProgressBar(total=max(part.size_bytes, 1), completed=_moved(part), width=24)
-            table.add_row(f"  {part.label}", bar, f"{size(_moved(part)):>9}", part.state)
+            table.add_row(
+                f"  {part.label}",
+                bar,
+                f"{size(_moved(part)):>9}",
+                _rate(part, transfer),
+                part.state,
+            )
         console.print(table)
         return buffer.getvalue()
 
 
 def _moved(part: Part) -> int:
     return part.size_bytes if part.state in ENDED else min(part.moved_bytes, part.size_bytes)
+
+
+def _rate(part: Part, transfer: Transfer) -> str:
+    """How fast a layer moves on the whole, while it does."""
+    if part.state not in ("downloading", "uploading"):
+        return ""
+    moved = max(0, part.moved_bytes - part.before_bytes)
+    return f"{size(moved / max(transfer.elapsed_s, 0.001)):>9}/s"
 
 
 def _columns(stream: Any) -> int:

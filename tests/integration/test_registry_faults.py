@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,11 +246,32 @@ def test_nobody_is_there(own_engine: MakeEngine) -> None:
         own_engine().image("127.0.0.1:1/app:1")
 
 
+@pytest.mark.needs("root")
+def test_a_full_disk(plain_registry: str, noisy: tuple[str, str], tmp_path: Path) -> None:
+    """A file system of its own, which grows when the first attempt has failed."""
+    code = (
+        "import subprocess, sys, pytest_containers as pc\n"
+        "engine = pc.Engine(home=sys.argv[1] + '/store')\n"
+        "try:\n"
+        "    engine.image(sys.argv[2])\n"
+        "except pc.ImageError as error:\n"
+        "    print(error)\n"
+        "subprocess.run(['mount', '-o', 'remount,size=200m', sys.argv[1]], check=True)\n"
+        "with engine.run(sys.argv[2], ['/bin/sh', '-c', 'echo fine'], wait_ready=False) as container:\n"
+        "    container.wait(10); print(container.logs().stdout, end='')\n"
+    )
+    script = 'mount -t tmpfs -o size=5m tmpfs "$1" && exec "$0" -c "$3" "$1" "$2"'
+    command = ["unshare", "--mount", "sh", "-c", script, sys.executable, str(tmp_path),
+               f"{plain_registry}/{noisy[0]}", code]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "No space left on device" in first
+    assert second == "fine"
+
+
 def test_no_room_in_the_store(plain_registry: str, noisy: tuple[str, str], tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk that is full in the middle of a layer."""
-    import subprocess
-    import sys
-
     code = (
         "import resource, sys, pytest_containers as pc\n"
         "engine = pc.Engine(home=sys.argv[1])\n"

@@ -310,6 +310,8 @@ def test_bars_are_drawn_over_each_other_and_taken_away() -> None:
     assert first.startswith("\ncontainers: pull app:1  5.5 MB of 10.0 MB")
     assert "aaaaaaaaaaaa" in first
     assert "downloading" in first
+    row = next(line for line in first.splitlines() if "bbbbbbbbbbbb" in line)
+    assert re.search(r"4\.5 MB.*/s.*downloading", row)
     bars.refresh(moving)
     assert out.getvalue()[len(first) :].startswith("\x1b[3F\x1b[J")
     bars.end(moving, None)
