@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,21 @@ def run(command: list[str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def short_path() -> Iterator[Path]:
+    """Where paths are short: both make sockets, whose addresses end at 108 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        finally:  # they leave their stores mounted on themselves
+            for line in Path("/proc/self/mounts").read_text().splitlines()[::-1]:
+                if line.split()[1].startswith(f"{name}/"):
+                    subprocess.run(["umount", "--lazy", line.split()[1]], check=True)
+
+
+@pytest.fixture(scope="module")
+def docker(short_path: Path) -> Iterator[Run]:
     """The client of a daemon of the tests' own, without a bridge."""
-    work = tmp_path_factory.mktemp("docker")
+    work = short_path
     client = [
         shutil.which("docker", path="/usr/bin:/usr/local/bin") or "docker",
         f"--host=unix://{work}/s",
@@ -52,9 +65,9 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture
-def podman(tmp_path: Path) -> Run:
+def podman(short_path: Path) -> Run:
     """Podman with a store of the test's own."""
-    command = ["podman", f"--root={tmp_path}/p", f"--runroot={tmp_path}/r", "--cgroup-manager=cgroupfs",
+    command = ["podman", f"--root={short_path}/p", f"--runroot={short_path}/r", "--cgroup-manager=cgroupfs",
                "--storage-driver=vfs"]  # fmt: skip
     return lambda *arguments: run(command, *arguments)
 
