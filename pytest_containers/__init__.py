@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_containers import services as services
     from pytest_containers import wait as wait
     from pytest_containers.engines.native import Container as Container
     from pytest_containers.engines.native import Engine as Engine
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from pytest_containers.errors import NotRunningError as NotRunningError
     from pytest_containers.errors import RegistryError as RegistryError
     from pytest_containers.errors import RunLostError as RunLostError
+    from pytest_containers.errors import SeedError as SeedError
     from pytest_containers.errors import SettingsError as SettingsError
     from pytest_containers.errors import SpecError as SpecError
     from pytest_containers.errors import StartError as StartError
     from pytest_containers.errors import UnsupportedError as UnsupportedError
     from pytest_containers.errors import WaitTimeoutError as WaitTimeoutError
     from pytest_containers.images.image import Image as Image
+    from pytest_containers.plugin.endpoints import Endpoint as Endpoint
+    from pytest_containers.plugin.endpoints import endpoint as endpoint
     from pytest_containers.plugin.fixtures import Containers as Containers
     from pytest_containers.plugin.fixtures import container_fixture as container_fixture
     from pytest_containers.plugin.fixtures import image_fixture as image_fixture
@@ -48,22 +52,23 @@ _WHERE = {
     "errors": (
         "BuildError", "ContainersError", "ExecError", "ExitedError", "ImageError",
         "ImageNotFoundError", "NotReadyError", "NotRunningError", "RegistryError",
-        "RunLostError", "SettingsError", "SpecError", "StartError", "UnsupportedError",
+        "RunLostError", "SeedError", "SettingsError", "SpecError", "StartError", "UnsupportedError",
         "WaitTimeoutError",
     ),
     "images.image": ("Image",),
+    "plugin.endpoints": ("Endpoint", "endpoint"),
     "plugin.fixtures": ("Containers", "container_fixture", "image_fixture", "volume_fixture"),
     "spec": ("Bind", "ContainerSpec", "Port", "Tmpfs", "VolumeMount"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = ["wait", *sorted(_MODULE_OF)]
+__all__ = ["services", "wait", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name == "wait":
-        return import_module("pytest_containers.wait")
+    if name in ("services", "wait"):
+        return import_module(f"pytest_containers.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

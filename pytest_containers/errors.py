@@ -108,6 +108,16 @@ class NotReadyError(ContainersError, TimeoutError):
     """
 
 
+class SeedError(ContainersError):
+    """A seed failed, did not end in time, or left its server dead; nothing of it is kept.
+
+    Its ``__cause__`` is what the seed raised.
+
+    Attributes:
+        log_tail: The last lines the container wrote.
+    """
+
+
 class ExecError(ContainersError):
     """A program run in a container with ``check=True`` failed.
 

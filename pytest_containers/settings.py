@@ -21,7 +21,7 @@ class Setting(NamedTuple):
         parse: Text to value; raises ValueError with what was expected.
         default: Without a word from anybody.
         help: One line.
-        metavar: For the command line.
+        metavar: For the command line; empty for one that is given or not.
         several: Whether it may be given several times; the value is a tuple then.
     """
 
@@ -84,6 +84,20 @@ def _host(text: str) -> str:
     return text
 
 
+def _flag(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True,
+             "0": False, "false": False, "no": False, "off": False}  # fmt: skip
+    if text.lower() not in known:
+        raise ValueError("yes or no")
+    return known[text.lower()]
+
+
+def _lookahead(text: str) -> str:
+    if text not in ("on", "off") and not text.isdigit():
+        raise ValueError("on, off, or a number of containers")
+    return text
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -134,9 +148,16 @@ INSECURE_REGISTRY = Setting(
 HUB_PREFIX = Setting(
     "hub_prefix", str, "", "goes before names of Docker Hub: mirror.example/hub/", "PREFIX"
 )
+FRESH = Setting(
+    "fresh", _flag, False, "make the states of seeds anew, whatever is there", ""
+)  # fmt: skip
+LOOKAHEAD = Setting(
+    "lookahead", _lookahead, "on",
+    "containers started for the next test while one runs: on, off, or how many", "ON",
+)  # fmt: skip
 ALL = (
     HOME, IMAGE, READY_TIMEOUT, LOG_LINES, IDENTITY, RUNNER, PULL, REGISTRY_MIRROR,
-    INSECURE_REGISTRY, HUB_PREFIX,
+    INSECURE_REGISTRY, HUB_PREFIX, FRESH, LOOKAHEAD,
 )  # fmt: skip
 
 _UNSET = object()

@@ -32,7 +32,8 @@ _TAIL_LINES = 10
 _DEFAULT_TIMEOUT_S = 60.0
 
 __all__ = [
-    "Deadline", "Wait", "all_of", "callable", "exec", "file", "health", "http", "log", "port",
+    "Deadline", "Talk", "Wait", "all_of", "callable", "exec", "file", "health", "http", "log",
+    "port", "tcp",
 ]  # fmt: skip
 
 
@@ -216,6 +217,63 @@ class _Http(_Asking):
 
     def __repr__(self) -> str:
         return f"http({self._path!r})"
+
+
+class Talk(_Asking):
+    """Connects, says something and looks at the answer; a base for waits of services.
+
+    Args:
+        request: What to say; empty where the server speaks first.
+        number: The port, in the container.
+    """
+
+    def __init__(self, request: bytes, number: int) -> None:
+        self._request = request
+        self._number = number
+
+    def until(self, container: Container, deadline: Deadline) -> None:
+        """See `Wait.until`."""
+        container.wait_listening([(self._number, "tcp")], deadline.left_s)
+        super().until(container, deadline)
+
+    def ask(self, container: Container, deadline: Deadline) -> str | None:
+        """Whether it is ready now."""
+        timeout_s = min(deadline.left_s, 5.0)
+        try:
+            with container.connect(self._number, timeout_s) as sock:
+                sock.settimeout(timeout_s)
+                if self._request:
+                    sock.sendall(self._request)
+                return self.answer(sock.recv(4096))
+        except (OSError, ContainersError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    @abstractmethod
+    def answer(self, data: bytes) -> str | None:
+        """None if `data`, the beginning of the answer, is a good one; else what is wrong."""
+
+    def __repr__(self) -> str:
+        return f"talk on port {self._number}"
+
+
+class _Said(Talk):
+    def __init__(self, number: int, request: bytes, wanted: bytes) -> None:
+        super().__init__(request, number)
+        self._wanted = wanted
+
+    def answer(self, data: bytes) -> str | None:
+        return None if self._wanted in data else f"the answer was {data[:60]!r}"
+
+
+def tcp(port: int, send: bytes = b"", expect: bytes = b"") -> Wait:
+    """Somebody answers on a TCP port.
+
+    Args:
+        port: Of the container.
+        send: What to say first; empty where the server speaks first.
+        expect: What the beginning of the answer must contain.
+    """
+    return _Said(port, send, expect)
 
 
 def _over_tls(sock: Any) -> Any:

@@ -109,7 +109,7 @@ def clear(library: Library) -> None:
         for folder in ("layers", "tmp"):
             for path in (home / folder).iterdir():
                 _remove(library, path)
-        for folder in ("images", "blobs", "partial", "host", "holds"):
+        for folder in ("images", "blobs", "partial", "host", "holds", "states"):
             _remove(library, home / folder)
             (home / folder).mkdir(mode=0o700)
 

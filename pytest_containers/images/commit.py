@@ -14,6 +14,7 @@ from pytest_containers.errors import ImageError, UnsupportedError, hide_frames
 from pytest_containers.images import manifest as manifests
 from pytest_containers.images.compress import add_layer
 from pytest_containers.images.image import Image, Layer
+from pytest_containers.images.layers import PACK
 from pytest_containers.images.library import Library
 from pytest_containers.images.load import made
 from pytest_containers.images.manifest import Descriptor
@@ -23,7 +24,6 @@ __tracebackhide__ = hide_frames
 
 Pack = Callable[[int], None]
 """Writes a layer's tar to a pipe and returns when that is done."""
-_PACK = "pytest_containers.images.pack:pack_upper"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -60,7 +60,7 @@ def commit(
 
 
 def _config_of(library: Library, base: Image) -> dict[str, Any]:
-    data = library.blobs.read(base.id, manifests.MAX_DOCUMENT_BYTES)
+    data = library.blobs.read(base.base_id or base.id, manifests.MAX_DOCUMENT_BYTES)
     return manifests.document(data, f"{base.name}: config")
 
 
@@ -100,7 +100,7 @@ def _packed(library: Library, layer: Layer) -> Iterator[bytes]:
     def pack(pipe: int) -> None:
         fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            library.layers.inside.call(_PACK, {"without": []}, [fd, pipe])
+            library.layers.inside.call(PACK, {"without": []}, [fd, pipe])
         finally:
             os.close(fd)
 

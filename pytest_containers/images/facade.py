@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from pytest_containers.images.holds import Hold
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image, Layer
 from pytest_containers.images.inside import Inside
+from pytest_containers.images.layers import Freeze
 from pytest_containers.images.library import Library
 from pytest_containers.images.names import Record
 from pytest_containers.images.reference import (
@@ -26,6 +27,7 @@ from pytest_containers.images.reference import (
     parse,
     parse_reference,
 )
+from pytest_containers.images.states import State, States, known
 from pytest_containers.images.store import Store, default_home, storing
 
 if TYPE_CHECKING:
@@ -135,6 +137,8 @@ class Images:
             return self._from_archive(source)
         if isinstance(source, RootfsSource):
             return self._from_rootfs(Path(source.path).absolute(), {}, reference)
+        if self._library.names.get(source) is None and (found := self._of_host(source)):
+            return found
         image = self._by_name(self._meant(source), self.policy)
         self._library.layers.settle(image.layers)
         return image
@@ -360,6 +364,57 @@ class Images:
         self._forget(name)
         return self._by_name(reference, "never")
 
+    # ------------------------------------------------------------------- states
+
+    @property
+    def states(self) -> States:
+        """Frozen writable layers, by key."""
+        return self._library.states
+
+    def freeze(self, base: Image, freeze: Freeze) -> Image:
+        """An image of `base` and a writable layer, without a name.
+
+        It is for runs that have begun: nothing leads to its layer but who holds it (`hold`), so
+        the caller is among others (`Store.among_others`) until it is held.
+        """
+        layer = self._library.layers.freeze(freeze, f"a snapshot of {base.name}")
+        return base.with_layer(layer, layer.diff_id)
+
+    def freeze_as(self, base: Image, freeze: Freeze, name: str) -> Image:
+        """The same of a ``host:`` image under a name; only this machine can use it."""
+        reference = parse_reference(name)
+        states, key = self.states, snapshot_key(reference)
+        earlier = states.candidates(key)
+        state = states.keep(key, base, freeze, {"name": str(reference), "of": base.name})
+        for one in earlier:
+            states.remove(one)
+        self._forget(name)
+        image = states.image(base, state)
+        assert image is not None
+        return image
+
+    def drop_states(self, states: Iterable[State]) -> None:
+        """Remove states and those of their layers that no live run uses."""
+        from pytest_containers.images.upkeep import drop_states
+
+        drop_states(self._library, states)
+
+    def _of_host(self, reference: Reference) -> Image | None:
+        """What `freeze_as` made, while the machine is what it was."""
+        if not (self.store.home / "states" / snapshot_key(reference)).is_dir():
+            return None  # without starting anything
+        for state in self.states.candidates(snapshot_key(reference)):
+            base = self.get(str(state.facts["of"]))
+            image = self.states.image(base, state)
+            if image is None:
+                raise ImageError(
+                    f"image {reference.familiar!r} is a snapshot of this machine's programs, and "
+                    "those have changed since; make it again"
+                )
+            self.states.used(state)
+            return replace(image, name=reference.familiar)
+        return None
+
     def push(self, name: str, target: str | None = None) -> str:
         """Bring a stored image to the registry that its name, or `target`, names.
 
@@ -427,7 +482,12 @@ class Images:
         Raises:
             ImageNotFoundError: There is no such name.
         """
-        self._library.names.remove(parse_reference(name))
+        reference = parse_reference(name)
+        frozen = list(known(self.store, self.store.home / "states" / snapshot_key(reference)))
+        for state in frozen:
+            self.states.remove(state)
+        if not frozen or self._library.names.get(reference) is not None:
+            self._library.names.remove(reference)
         self.forget_answers()
 
     def prune(
@@ -502,6 +562,11 @@ class Images:
     def _record(self, name: str) -> Record:
         reference = parse_reference(name)
         record = self._library.names.get(reference)
+        if record is None and (self.store.home / "states" / snapshot_key(reference)).is_dir():
+            raise ImageError(
+                f"image {reference.familiar!r} is a snapshot of this machine's own programs "
+                "(host:), which are no part of it; it can be run here and nothing else"
+            )
         if record is None:
             raise ImageNotFoundError(
                 f"image {reference.familiar!r} is not in the store; `pytest-containers images` "
@@ -509,3 +574,8 @@ class Images:
                 reference=reference.familiar,
             )
         return record
+
+
+def snapshot_key(reference: Reference) -> str:
+    """The key of a named snapshot of ``host:``."""
+    return hashlib.sha256(f"snapshot {reference}".encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +88,7 @@ class Image:
         layers: Bottom first.
         mounts: Read-only trees of the host on top of the layers (only `host:` has them).
         digest: Digest of its manifest; empty for `host:`.
+        base_id: Of a state: the id of the image below it, whose config it has.
     """
 
     id: str
@@ -96,3 +97,10 @@ class Image:
     config: ImageConfig
     mounts: tuple[HostMount, ...] = ()
     digest: str = ""
+    base_id: str = ""
+
+    def with_layer(self, layer: Layer, image_id: str) -> Image:
+        """The image with one more layer on top."""
+        return replace(
+            self, id=image_id, layers=(*self.layers, layer), base_id=self.base_id or self.id
+        )

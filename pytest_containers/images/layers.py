@@ -26,6 +26,10 @@ _PARENTS = "pytest_containers.images.parents:make_parents"
 _COMPARE = "pytest_containers.images.compare:compare_trees"
 _SETTLE = "pytest_containers.images.unpack:settle"
 _REMOVE = "pytest_containers.images.unpack:remove_tree"
+PACK = "pytest_containers.images.pack:pack_upper"
+FREEZE = "pytest_containers.images.freeze:freeze_upper"
+Freeze = Callable[[int], dict[str, Any]]
+"""Runs the job `FREEZE` on a writable layer; gets the directory for ``tree``."""
 _AT_ONCE = 4
 _REFRESH_S = 0.1
 
@@ -169,6 +173,25 @@ class Layers:
             with nullcontext() if diff_id is not None else self._lock(result["diff_id"]):
                 layer = self._keep(temp, result)
         return Unpacked(layer, result["digest"], result["size_bytes"])
+
+    def freeze(self, freeze: Freeze, name: str) -> Layer:
+        """Keep a container's writable layer as it is now; a layer of a name that is its alone.
+
+        Nothing leads to it yet: the caller is among others (`Store.among_others`) until something
+        does.
+
+        Raises:
+            ImageError: It could not be copied; nothing of it is left.
+        """
+        with storing(name, self._store.home), self._store.temp_dir() as temp:
+            temp.removed_by = self.remove_inside
+            temp.path.chmod(0o777)
+            result = freeze(temp.fd)
+            temp.path.chmod(0o700)
+            layer_id = f"sha256:{os.urandom(32).hex()}"
+            path = self._path(layer_id)
+            self._store.finish_layer(temp, path, {"kind": "state", **result})
+        return Layer(path / "tree", "mapped", layer_id)
 
     def completed(self, layers: Sequence[Layer]) -> list[Layer]:
         """The layers of an image with those between them that `parents` makes, where needed."""

@@ -16,6 +16,7 @@ from pytest_containers.images.layers import Archive, Layers, Opened, Want, archi
 from pytest_containers.images.manifest import Descriptor, Manifest
 from pytest_containers.images.names import Names, Record
 from pytest_containers.images.progress import Part
+from pytest_containers.images.states import States
 from pytest_containers.images.store import Store
 
 __tracebackhide__ = hide_frames
@@ -65,6 +66,7 @@ class Library:
         self.names: Names = Names(store)
         self._inside_factory = inside_factory
         self._layers: Layers | None = None
+        self._states: States | None = None
 
     @property
     def layers(self) -> Layers:
@@ -72,6 +74,13 @@ class Library:
         if self._layers is None:
             self._layers = Layers(self.store, self._inside_factory())
         return self._layers
+
+    @property
+    def states(self) -> States:
+        """The states for this account's ids; may start the run."""
+        if self._states is None:
+            self._states = States(self.store, self.layers)
+        return self._states
 
     def documents_of(self, record: Record) -> Documents:
         """Manifest and config of a stored image.

@@ -5,6 +5,7 @@
     images/<sha256 of name>.json  name -> manifest
     layers/<class>/<hex>/tree     an unpacked layer; record.json beside it
     host/<hex>.json               `host:` images by signature of what they were made from
+    states/<key>/<hex>.json       states by key: layers on top of an image, and what they depend on
     partial/                      blobs on their way, to go on with after an interruption
     holds/                        what live runs use, each locked by its run
     locks/                        one lock file per thing being made
@@ -34,7 +35,7 @@ __tracebackhide__ = hide_frames
 
 VERSION = 1
 HOME_VARIABLE = "PYTEST_CONTAINERS_HOME"
-_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial", "holds")
+_FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial", "holds", "states")
 _RECORD, _SETTLED = "record.json", "settled"
 _CLASS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 

@@ -9,15 +9,19 @@ one of them sees the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_containers.errors import ImageError, hide_frames
 from pytest_containers.images.directories import remove_tree
 from pytest_containers.images.holds import Holds
 from pytest_containers.images.library import Library
 from pytest_containers.images.names import Record
+from pytest_containers.images.states import State, every
 
 __tracebackhide__ = hide_frames
 
@@ -30,48 +34,18 @@ class Pruned:
 
     Attributes:
         names: Of images.
+        states: How many.
         layers, blobs: How many.
         freed_bytes: As far as it is known: sizes of files, not of blocks.
         held: Layers that are kept only since a live run uses them.
     """
 
     names: list[str] = field(default_factory=list)
+    states: int = 0
     layers: int = 0
     blobs: int = 0
     freed_bytes: int = 0
     held: int = 0
-
-
-def prune(
-    library: Library, *, unused_for_s: float | None = None, keep_bytes: int | None = None,
-    all_unused: bool = False, dry_run: bool = False,
-) -> Pruned:  # fmt: skip
-    """Remove layers and blobs without a name, and names as asked for. Never what a live run uses.
-
-    Args:
-        unused_for_s: Also names that were not used for so long.
-        keep_bytes: Also names, those used longest ago first, until what remains is not larger.
-        all_unused: Also all names that no live run uses.
-        dry_run: Only tell.
-    """
-    done = Pruned()
-    with library.store.alone():
-        holds = Holds(library.store)
-        records = library.names.all()
-        usage = {record.name: usage_of(library, record) for record in records}
-        doomed = _doomed(library, records, usage, holds, unused_for_s, keep_bytes, all_unused)
-        done.names = [record.reference.familiar for record in doomed]
-        kept = [record for record in records if record not in doomed]
-        if not dry_run:
-            for record in doomed:
-                library.names.remove(record.reference)
-        wanted_layers = {one for record in kept for one in usage[record.name].diff_ids}
-        wanted_blobs = {one for record in kept for one in usage[record.name].digests}
-        _prune_layers(library, wanted_layers, holds, done, dry_run=dry_run)
-        _prune_blobs(library, wanted_blobs, done, dry_run=dry_run)
-        if not dry_run:
-            _prune_leftovers(library)
-    return done
 
 
 @dataclass(slots=True)
@@ -80,6 +54,73 @@ class Usage:
 
     digests: dict[str, int]
     diff_ids: list[str]
+
+
+class Entry(NamedTuple):
+    """What leads to layers: the name of an image, or a state.
+
+    Attributes:
+        name: Of an image, as people write it; empty for a state.
+        used_at: Seconds since the epoch.
+    """
+
+    name: str
+    used_at: float
+    usage: Usage
+    remove: Callable[[], None]
+
+
+def prune(
+    library: Library, *, unused_for_s: float | None = None, keep_bytes: int | None = None,
+    all_unused: bool = False, dry_run: bool = False,
+) -> Pruned:  # fmt: skip
+    """Remove layers and blobs that nothing leads to, and names and states as asked for.
+
+    Never what a live run uses.
+
+    Args:
+        unused_for_s: Also names and states that were not used for so long.
+        keep_bytes: Also those used longest ago, until what remains is not larger.
+        all_unused: Also all names and states that no live run uses.
+        dry_run: Only tell.
+    """
+    done = Pruned()
+    with library.store.alone():
+        holds = Holds(library.store)
+        entries = list(_entries(library))
+        doomed = _doomed(library, entries, holds, unused_for_s, keep_bytes, all_unused)
+        done.names = [entry.name for entry in doomed if entry.name]
+        done.states = sum(not entry.name for entry in doomed)
+        kept = [entry for entry in entries if entry not in doomed]
+        if not dry_run:
+            for entry in doomed:
+                entry.remove()
+        wanted_layers = {one for entry in kept for one in entry.usage.diff_ids}
+        wanted_blobs = {one for entry in kept for one in entry.usage.digests}
+        _prune_layers(library, wanted_layers, holds, done, dry_run=dry_run)
+        _prune_blobs(library, wanted_blobs, done, dry_run=dry_run)
+        if not dry_run:
+            _prune_leftovers(library)
+    return done
+
+
+def drop_states(library: Library, states: Iterable[State]) -> None:
+    """Remove states; layers that a live run uses go with a later prune."""
+    holds = Holds(library.store)
+    for state in states:
+        layer = library.layers.find(state.layer)
+        library.states.remove(state)
+        if layer is not None:
+            _remove_layer(library, layer.path.parent, holds)
+
+
+def _entries(library: Library) -> Iterator[Entry]:
+    for record in library.names.all():
+        remove = partial(library.names.remove, record.reference)
+        yield Entry(record.reference.familiar, record.used_at, usage_of(library, record), remove)
+    for state in every(library.store):
+        usage = Usage({}, [state.layer])
+        yield Entry("", state.used_at, usage, partial(library.states.remove, state))
 
 
 def usage_of(library: Library, record: Record) -> Usage:
@@ -96,17 +137,17 @@ def usage_of(library: Library, record: Record) -> Usage:
 
 
 def _doomed(
-    library: Library, records: list[Record], usage: dict[str, Usage], holds: Holds,
+    library: Library, entries: list[Entry], holds: Holds,
     unused_for_s: float | None, keep_bytes: int | None, all_unused: bool,
-) -> list[Record]:  # fmt: skip
-    """The names that are to go."""
+) -> list[Entry]:  # fmt: skip
+    """The names and states that are to go."""
     held = holds.layers()
     now = time.time()
 
-    def in_use(record: Record) -> bool:
-        return any(one.rpartition(":")[2] in held for one in usage[record.name].diff_ids)
+    def in_use(entry: Entry) -> bool:
+        return any(one.rpartition(":")[2] in held for one in entry.usage.diff_ids)
 
-    free = sorted((one for one in records if not in_use(one)), key=lambda one: one.used_at)
+    free = sorted((one for one in entries if not in_use(one)), key=lambda one: one.used_at)
     doomed = [
         one
         for one in free
@@ -115,18 +156,19 @@ def _doomed(
     if keep_bytes is not None:
         sizes = layer_sizes(library)
         for one in free:
-            kept = [record for record in records if record not in doomed]
-            if _total(kept, usage, sizes) <= keep_bytes:
+            kept = [entry for entry in entries if entry not in doomed]
+            if _total(kept, sizes) <= keep_bytes:
                 break
             if one not in doomed:
                 doomed.append(one)
     return doomed
 
 
-def _total(records: Iterable[Record], usage: dict[str, Usage], sizes: dict[str, int]) -> int:
-    """Bytes of blobs and unpacked layers of some names; what is shared counts once."""
-    blobs = {key: size for one in records for key, size in usage[one.name].digests.items()}
-    layers = {diff_id.rpartition(":")[2] for one in records for diff_id in usage[one.name].diff_ids}
+def _total(entries: Iterable[Entry], sizes: dict[str, int]) -> int:
+    """Bytes of blobs and unpacked layers; what is shared counts once."""
+    used = [entry.usage for entry in entries]
+    blobs = {key: size for one in used for key, size in one.digests.items()}
+    layers = {diff_id.rpartition(":")[2] for one in used for diff_id in one.diff_ids}
     return sum(blobs.values()) + sum(sizes.get(digits, 0) for digits in layers)
 
 
@@ -192,6 +234,9 @@ def _prune_leftovers(library: Library) -> None:
     for path in (store.home / "partial").glob("*"):
         if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:
             path.unlink(missing_ok=True)
+    for folder in (store.home / "states").glob("*"):
+        with suppress(OSError):  # there are states of this key
+            folder.rmdir()
     known = {path.name for path in layer_directories(library)}
     for path in (store.home / "images").glob("rootfs-*.json"):
         record = store.read_json(path) or {}

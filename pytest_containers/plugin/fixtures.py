@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pytest
 
 from pytest_containers.errors import SpecError, hide_frames
+from pytest_containers.plugin.endpoints import Endpoint, endpoint
 from pytest_containers.plugin.hooks import manager_of
+from pytest_containers.plugin.lookahead import RECIPE
 from pytest_containers.plugin.manager import Containers
+from pytest_containers.plugin.recipe import Recipe, folder_of_caller
+from pytest_containers.services.base import Isolation, Service
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container, Volume
+    from pytest_containers.engines.native import Volume
     from pytest_containers.images.image import Image
 
 __tracebackhide__ = hide_frames
@@ -30,7 +35,10 @@ _FIXTURES = {
     "session": "session_containers",
 }
 
-__all__ = ["Containers", "container_fixture", "image_fixture", "volume_fixture"]
+__all__ = [
+    "Containers", "Endpoint", "container_fixture", "endpoint", "image_fixture", "service_fixture",
+    "volume_fixture",
+]  # fmt: skip
 
 
 @overload
@@ -57,6 +65,11 @@ def container_fixture(
     name: str | None = None,
     params: Any = None,
     ids: Any = None,
+    seed: Any = None,
+    inputs: Sequence[Any] = (),
+    seed_timeout_s: float | None = None,
+    isolation: Isolation = "server",
+    endpoint: Endpoint | None = None,
     **options: Any,
 ) -> Any:
     """A fixture whose value is a running container of its own, ready to be used.
@@ -66,7 +79,8 @@ def container_fixture(
         redis = container_fixture("redis:7", ports=[6379])
 
     As a decorator, it makes the function's result a container. The function's arguments are
-    fixtures, and it returns (or yields, for something to do afterwards) a `ContainerSpec`::
+    fixtures, and it returns (or yields, for something to do afterwards) a `ContainerSpec` or a
+    service::
 
         @container_fixture(scope="module")
         def api(postgres):
@@ -78,44 +92,94 @@ def container_fixture(
         image: A reference, an image, a `ContainerSpec`, or the decorated function.
         command: Replaces the image's command.
         scope, autouse, name, params, ids: As `pytest.fixture`.
+        seed: What brings it into the state that tests want, done once and kept: a callable that
+            gets the ready container, a script, a directory of scripts, or several of these.
+        inputs: Files, directories and globs that the seed depends on beside what it is seen to use.
+        seed_timeout_s: How long a seed may take; None is 600.
+        isolation: ``"server"``: a container for each test (of the scope); ``"none"``: one for all
+            tests, in all workers.
+        endpoint: A fixed address that leads to it (see `endpoint`).
         **options: Fields of `ContainerSpec`.
     """
     how = {"scope": scope, "autouse": autouse, "name": name, "params": params, "ids": ids}
+    fields = {
+        "seed": seed, "inputs": inputs, "seed_timeout_s": seed_timeout_s, "isolation": isolation,
+        "endpoint": endpoint, "folder": folder_of_caller(2),
+    }  # fmt: skip
     if inspect.isfunction(image):
-        return _from_function(image, how)
+        return _from_function(image, how, fields)
     if image is None:
         if options or command is not None:
             raise SpecError(
                 "container_fixture(): options without an image; name one, or return a "
                 "ContainerSpec from the decorated function"
             )
-        return functools.partial(_from_function, how=how)
+        return functools.partial(_from_function, how=how, fields=fields)
     from pytest_containers.engines.native.engine import spec_of
 
     spec = spec_of(image, command, options)
-
-    def fixture(request: pytest.FixtureRequest) -> Iterator[Container]:
-        with _running(request, spec) as container:
-            yield container
-
     what = image if isinstance(image, str) else spec.image
-    fixture.__doc__ = f"A container of {what}, for each {scope}."
+    return _constant(Recipe(spec, constant=True, **fields), how, f"A container of {what}")
+
+
+def service_fixture(
+    service: Service,
+    *,
+    seed: Any = None,
+    inputs: Sequence[Any] = (),
+    seed_timeout_s: float | None = None,
+    isolation: Isolation = "server",
+    endpoint: Any = None,
+    depth: int = 2,
+    **how: Any,
+) -> Any:
+    """A fixture whose value is a service; see `Service.fixture`.
+
+    Args:
+        depth: How many frames up the file is that relative paths are relative to.
+    """
+    fixed = endpoint
+    if endpoint is not None and not isinstance(endpoint, Endpoint):
+        variables = {endpoint: "{url}"} if isinstance(endpoint, str) else endpoint
+        if not isinstance(variables, dict):
+            raise SpecError(
+                f"endpoint={endpoint!r} is not usable; it must be the name of a variable, a "
+                "dictionary of variables, or an endpoint()"
+            )
+        fixed = Endpoint(how.get("name") or type(service).__name__.lower(), service.number)
+        fixed.export(variables, url=service.url_at(fixed.host, fixed.port))
+    recipe = Recipe(
+        service, seed, inputs, seed_timeout_s, isolation, fixed, folder_of_caller(depth),
+        constant=True,
+    )  # fmt: skip
+    return _constant(recipe, how, f"{type(service).__name__}, a service")
+
+
+def _constant(recipe: Recipe, how: dict[str, Any], title: str) -> Any:
+    """The fixture for what is the same for every test."""
+
+    def fixture(request: pytest.FixtureRequest) -> Iterator[Any]:
+        with ExitStack() as stack:
+            yield _provide(request, recipe, stack)
+
+    fixture.__doc__ = f"{title}, for each {how.get('scope', 'function')}."
+    setattr(fixture, RECIPE, recipe)
     return pytest.fixture(**how)(fixture)
 
 
-def _from_function(function: _Function, how: dict[str, Any]) -> Any:
-    """The fixture for a function that returns or yields a spec."""
+def _from_function(function: _Function, how: dict[str, Any], fields: dict[str, Any]) -> Any:
+    """The fixture for a function that returns or yields a spec or a service."""
     signature = inspect.signature(function)
     passes_request = "request" in signature.parameters
 
-    def fixture(*args: Any, **kwargs: Any) -> Iterator[Container]:
+    def fixture(*args: Any, **kwargs: Any) -> Iterator[Any]:
         request = kwargs["request"] if passes_request else kwargs.pop("request")
         made = function(*args, **kwargs)
         generator = made if inspect.isgenerator(made) else None
-        spec = _checked(next(generator) if generator is not None else made, function)
+        what = _checked(next(generator) if generator is not None else made, function)
         try:
-            with _running(request, spec) as container:
-                yield container
+            with ExitStack() as stack:
+                yield _provide(request, Recipe(what, **fields), stack)
         finally:
             if generator is not None:
                 _finish(generator, function)
@@ -123,6 +187,7 @@ def _from_function(function: _Function, how: dict[str, Any]) -> Any:
     fixture.__name__ = fixture.__qualname__ = function.__name__
     fixture.__module__ = function.__module__
     fixture.__doc__ = function.__doc__ or f"A container, for each {how['scope']}."
+    setattr(fixture, RECIPE, True)
     parameters = list(signature.parameters.values())
     if not passes_request:
         request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY)
@@ -131,13 +196,13 @@ def _from_function(function: _Function, how: dict[str, Any]) -> Any:
     return pytest.fixture(**how)(fixture)
 
 
-def _checked(spec: Any, function: _Function) -> ContainerSpec:
-    if not isinstance(spec, ContainerSpec):
+def _checked(what: Any, function: _Function) -> ContainerSpec | Service:
+    if not isinstance(what, ContainerSpec | Service):
         raise SpecError(
-            f"container fixture {function.__name__!r} must return a ContainerSpec; "
-            f"it returned {spec!r}"
+            f"container fixture {function.__name__!r} must return a ContainerSpec or a service; "
+            f"it returned {what!r}"
         )
-    return spec
+    return what
 
 
 def _finish(generator: Any, function: _Function) -> None:
@@ -145,25 +210,11 @@ def _finish(generator: Any, function: _Function) -> None:
         raise SpecError(f"container fixture {function.__name__!r} must yield once; it goes on")
 
 
-class _running:
-    """Runs a container for a fixture."""
-
-    def __init__(self, request: pytest.FixtureRequest, spec: ContainerSpec) -> None:
-        self._request = request
-        self._spec = spec
-
-    def __enter__(self) -> Container:
-        request = self._request
-        manager = manager_of(request.config)
-        manager.engine.start()  # gets ready while other fixtures do
-        self._containers: Containers = request.getfixturevalue(_FIXTURES[request.scope])
-        name = request.fixturename or "container"
-        container: Container = self._containers.run(self._spec, name=name)
-        self._container = container
-        return container
-
-    def __exit__(self, *exc: object) -> None:
-        self._containers.remove(self._container)
+def _provide(request: pytest.FixtureRequest, recipe: Recipe, stack: ExitStack) -> Any:
+    manager = manager_of(request.config)
+    manager.engine.start()  # gets ready while other fixtures do
+    containers: Containers = request.getfixturevalue(_FIXTURES[request.scope])
+    return manager.provider.provide(recipe, request, containers, stack)
 
 
 def image_fixture(

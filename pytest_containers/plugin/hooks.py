@@ -5,6 +5,7 @@ Everything that is needed only when a container is asked for is imported then.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _manager_key: pytest.StashKey[Manager] = pytest.StashKey()
 _broker_key: pytest.StashKey[Any] = pytest.StashKey()
+_began_key: pytest.StashKey[float] = pytest.StashKey()
+_states_key: pytest.StashKey[list[Any]] = pytest.StashKey()
+_next_key: pytest.StashKey[pytest.Item | None] = pytest.StashKey()
 _OPTIONS = (
     ("home", "DIR", "directory of the image store", False),
     ("image", "FIXTURE=IMAGE", "use another image for one fixture, for matrices", True),
@@ -31,6 +35,13 @@ _OPTIONS = (
     ),
     ("hub_prefix", "PREFIX", "goes before names of Docker Hub: mirror.example/hub/", False),
     ("runner", "RUNNER", "what makes the system calls: auto, stub or python", False),
+    ("fresh", "", "make the states of seeds anew, whatever is there", False),
+    (
+        "lookahead",
+        "on|off|N",
+        "containers started for the next test while one runs (on: as many as processors)",
+        False,
+    ),
 )
 """Name, metavar, help, several: as in `settings`, which is imported only when it is needed."""
 
@@ -47,21 +58,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("containers", "containers for tests")
     for name, metavar, help, several in _OPTIONS:
         # No default: else the ini value would be hidden behind it.
-        group.addoption(
-            f"--containers-{name.replace('_', '-')}",
-            action="append" if several else "store",
-            default=None,
-            metavar=metavar,
-            help=help,
-        )
+        how: dict[str, Any] = {"action": "append" if several else "store", "metavar": metavar}
+        if not metavar:
+            how = {"action": "store_const", "const": "yes"}
+        option = f"--containers-{name.replace('_', '-')}"
+        group.addoption(option, default=None, help=help, **how)
         if several:
             parser.addini(f"containers_{name}", help, type="linelist")
         else:
             parser.addini(f"containers_{name}", help, type="string")
+    parser.addini(
+        "containers_endpoint",
+        "fixed addresses for settings that are read early: fixture:port VARIABLE=value …",
+        type="linelist",
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
+    """Fix addresses before other plugins read settings of the code under test."""
+    lines = early_config.getini("containers_endpoint")
+    if lines:
+        from pytest_containers.errors import ContainersError
+        from pytest_containers.plugin.endpoints import from_ini
+
+        try:
+            from_ini(lines)
+        except ContainersError as error:
+            raise pytest.UsageError(str(error)) from None
+    return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Nothing is started; a wrong value on the command line is told at once."""
+    config.addinivalue_line(
+        "markers",
+        "containers_seed(fixture, seed, ...): more seeds for a fixture, on top of its own",
+    )
     if any(config.getoption(f"containers_{name}") is not None for name, *_ in _OPTIONS):
         from pytest_containers.errors import SettingsError
         from pytest_containers.plugin.manager import settings_of
@@ -100,6 +133,66 @@ def pytest_configure_node(node: Any) -> None:
 
         broker = node.config.stash[_broker_key] = Broker(lambda: manager_of(node.config).engine)
     node.workerinput["containers_broker"] = broker.address
+    node.workerinput["containers_began"] = node.config.stash.setdefault(_began_key, time.time())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """xdist, in the controller: a worker has ended and tells what became of states."""
+    told = getattr(node, "workeroutput", {}).get("containers_states", ())
+    node.config.stash.setdefault(_states_key, []).extend(told)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """xdist, in a worker: tell what became of states."""
+    manager = session.config.stash.get(_manager_key, None)
+    if manager is not None and hasattr(session.config, "workeroutput"):
+        from dataclasses import astuple
+
+        told = [list(astuple(one)) for one in manager.outcomes]
+        session.config.workeroutput["containers_states"] = told
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """With ``-v``: which states were there already, and why the others were not."""
+    manager = config.stash.get(_manager_key, None)
+    told = config.stash.get(_states_key, [])
+    if (manager is not None or told) and config.get_verbosity() > 0:
+        from pytest_containers.plugin.report import state_lines
+
+        lines = state_lines([] if manager is None else manager.outcomes, told)
+        if lines:
+            terminalreporter.section("states of containers")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Know which test comes next."""
+    item.config.stash[_next_key] = nextitem
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """While a test runs, what the next one needs is started."""
+    manager = item.config.stash.get(_manager_key, None)
+    if manager is not None and manager.ours:
+        manager.lookahead.prepare(item.config.stash.get(_next_key, None))
+    return (yield)
+
+
+def pytest_exception_interact(node: Any, report: Any) -> None:
+    """Explain connections that were refused while tests are collected."""
+    if isinstance(report, pytest.CollectReport):
+        from pytest_containers.plugin.report import explain_endpoints
+
+        explain_endpoints(report)
 
 
 @pytest.hookimpl(wrapper=True)

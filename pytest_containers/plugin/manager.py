@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_containers import settings
-from pytest_containers.errors import hide_frames
+from pytest_containers.errors import SpecError, hide_frames
 from pytest_containers.settings import Settings
 from pytest_containers.spec import ContainerSpec
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Engine, Network, Volume
     from pytest_containers.images.image import Image
     from pytest_containers.images.pull import Policy
+    from pytest_containers.plugin.endpoints import Endpoints
+    from pytest_containers.plugin.lookahead import Lookahead
+    from pytest_containers.plugin.provider import Provider
+    from pytest_containers.services.base import Service
+    from pytest_containers.state.warm import Outcome
 
 __tracebackhide__ = hide_frames
 
@@ -47,6 +53,11 @@ class Manager:
         self._pid = os.getpid()
         self._engine: Engine | None = None
         self.active: list[Containers] = []
+        self._provider: Provider | None = None
+        self._lookahead: Lookahead | None = None
+        self._endpoints: Endpoints | None = None
+        worker = getattr(config, "workerinput", {})
+        self.began_at: float = worker.get("containers_began", time.time())
 
     @property
     def ours(self) -> bool:
@@ -70,6 +81,51 @@ class Manager:
                 display=self._display(),
             )
         return self._engine
+
+    @property
+    def provider(self) -> Provider:
+        """Starts what fixtures describe."""
+        if self._provider is None:
+            from pytest_containers.plugin.provider import Provider
+
+            self._provider = Provider(self)
+        return self._provider
+
+    @property
+    def lookahead(self) -> Lookahead:
+        """Starts what the next test will ask for."""
+        if self._lookahead is None:
+            from pytest_containers.plugin.lookahead import Lookahead
+
+            self._lookahead = Lookahead(self)
+        return self._lookahead
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Leads fixed addresses to containers."""
+        if self._endpoints is None:
+            from pytest_containers.plugin.endpoints import Endpoints
+
+            self._endpoints = Endpoints(self.engine)
+        return self._endpoints
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What became of states, in order."""
+        return [] if self._provider is None else list(self._provider.outcomes.values())
+
+    @property
+    def has_spec_hooks(self) -> bool:
+        """Whether anybody changes specs."""
+        return bool(self.config.hook.pytest_containers_spec.get_hookimpls())
+
+    def adjusted(self, name: str, spec: ContainerSpec) -> ContainerSpec:
+        """What the settings and the hook make of a spec."""
+        timeout_s = self.settings.get(settings.READY_TIMEOUT, spec.ready_timeout_s)
+        if timeout_s != spec.ready_timeout_s:
+            spec = dataclasses.replace(spec, ready_timeout_s=timeout_s)
+        changed = self.config.hook.pytest_containers_spec(config=self.config, name=name, spec=spec)
+        return spec if changed is None else changed
 
     def image(self, reference: str, pull: Policy | None = None) -> Image:
         """An image, fetched as the argument and the settings say."""
@@ -95,6 +151,25 @@ class Manager:
 
         return display_of(self.config)
 
+    def service_class(self, kind: str | type[Service]) -> type[Service]:
+        """The class of a service, by name if need be.
+
+        Raises:
+            SpecError: There is none of that name.
+        """
+        if not isinstance(kind, str):
+            return kind
+        from pytest_containers import services
+
+        known: dict[str, type[Service]] = {
+            name.lower(): getattr(services, name) for name in services.__all__
+        }
+        for more in self.config.hook.pytest_containers_services(config=self.config):
+            known |= {name.lower(): one for name, one in more.items()}
+        if kind.lower() not in known:
+            raise SpecError(f"there is no service {kind!r}; there are {', '.join(sorted(known))}")
+        return known[kind.lower()]
+
     @contextmanager
     def containers(self, scope: str) -> Iterator[Containers]:
         """The containers of one scope, for as long as it lasts."""
@@ -109,7 +184,8 @@ class Manager:
     def wider_networks(self, scope: str) -> list[Network]:
         """Networks of wider scopes that live now."""
         wider = SCOPES[: SCOPES.index(scope)]
-        return [
+        shared = [] if self._provider is None else self._provider.shared_networks
+        return shared + [
             one.network_if_made
             for one in self.active
             if one.scope in wider and one.network_if_made is not None
@@ -117,6 +193,8 @@ class Manager:
 
     def close(self) -> None:
         """End the run."""
+        if self._endpoints is not None:
+            self._endpoints.close()
         engine, self._engine = self._engine, None
         if engine is not None and self.ours:
             engine.close()
@@ -153,7 +231,10 @@ class Containers:
     def network(self) -> Network:
         """The private network of this scope; containers of wider scopes are reachable from it."""
         if self._network is None:
-            self._network = self.engine.create_network(self._manager.wider_networks(self.scope))
+            manager = self._manager
+            self._network = manager.lookahead.network_for(self)
+            if self._network is None:
+                self._network = self.engine.create_network(manager.wider_networks(self.scope))
         return self._network
 
     @property
@@ -186,9 +267,27 @@ class Containers:
 
         self._count += 1
         name = name or f"container-{self._count}"
-        spec = self._adjusted(name, spec_of(image, command, options))
-        network = self.network if spec.network else None
-        container = self.engine.run(spec, name=name, network=network, wait_ready=False)
+        spec = spec_of(image, command, options)
+        chosen = self._manager.settings.image_for(name)
+        if chosen is not None:
+            spec = dataclasses.replace(spec, image=chosen)
+        return self.start(spec, name, wait_ready=wait_ready)
+
+    def start(
+        self, spec: ContainerSpec, name: str, *, wait_ready: bool = True, ahead: Any = None
+    ) -> Container:
+        """As `run`, for a whole spec; or take the one that was started ahead for it.
+
+        Args:
+            ahead: What it is known as to the look-ahead.
+        """
+        spec = self._manager.adjusted(name, spec)
+        container = None
+        if ahead is not None:
+            container = self._manager.lookahead.take(ahead, spec, self)
+        if container is None:
+            network = self.network if spec.network else None
+            container = self.engine.run(spec, name=name, network=network, wait_ready=False)
         self._running.append(container)
         if wait_ready:
             try:
@@ -203,17 +302,24 @@ class Containers:
         )
         return container
 
-    def _adjusted(self, name: str, spec: ContainerSpec) -> ContainerSpec:
-        """What the settings and the hook make of a spec."""
-        config, chosen = self._manager.config, self._manager.settings
-        changes: dict[str, Any] = {}
-        image = chosen.image_for(name)
-        if image is not None:
-            changes["image"] = image
-        changes["ready_timeout_s"] = chosen.get(settings.READY_TIMEOUT, spec.ready_timeout_s)
-        spec = dataclasses.replace(spec, **changes)
-        changed = config.hook.pytest_containers_spec(config=config, name=name, spec=spec)
-        return spec if changed is None else changed
+    def service(self, kind: str | type[Service], *, seed: Any = None, **options: Any) -> Any:
+        """Start a service; it is removed at the end of the scope.
+
+        Args:
+            kind: A class of `services`, or its name: ``"redis"``; plugins may add names
+                (`pytest_containers_services`).
+            seed: As in `Service.fixture`.
+            **options: What the service takes, and ``name``, its host name.
+        """
+        from pytest_containers.plugin.recipe import Recipe, folder_of_caller
+
+        name = options.pop("name", None)
+        made = self._manager.service_class(kind)(**options)
+        recipe = Recipe(made, seed=seed, folder=folder_of_caller(2))
+        name = name or type(made).__name__.lower()
+        wanted = self._manager.provider.wanted(recipe, name, ())
+        assert wanted is not None
+        return made.bound(self.start(wanted.spec, name))
 
     def volume(self, size_bytes: int | None = None) -> Volume:
         """An empty volume that lives as long as the scope."""
@@ -225,20 +331,25 @@ class Containers:
         """The image of that name."""
         return self.engine.image(reference)
 
-    def remove(self, container: Container) -> None:
-        """Remove a container before the end of the scope; idempotent."""
+    def remove(self, container: Container, *, wait: bool = True) -> None:
+        """Remove a container before the end of the scope; idempotent.
+
+        Args:
+            wait: Return when it is gone.
+        """
         if container in self._running:
             self._running.remove(container)
-        container.remove()
+        container.remove(wait=wait)
 
     def close(self) -> None:
         """Remove everything, the newest first."""
+        # Nobody has to wait for the end of what is out of reach: it comes by itself.
         for container in reversed(self._running.copy()):
-            self.remove(container)
+            self.remove(container, wait=bool(self._volumes))
         for volume in self._volumes:
             volume.remove()
         self._volumes.clear()
         self.failed.clear()
         if self._network is not None:
-            self._network.remove()
+            self._network.remove(wait=False)
             self._network = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_containers.services.base import Service
     from pytest_containers.spec import ContainerSpec
 
 
@@ -28,3 +30,7 @@ def pytest_containers_spec(
 
 def pytest_containers_started(config: pytest.Config, container: Any) -> None:
     """A container was started and is ready."""
+
+
+def pytest_containers_services(config: pytest.Config) -> Mapping[str, type[Service]]:  # type: ignore[empty-body]  # a specification
+    """Services of a plugin, by the names under which `Containers.service` starts them."""

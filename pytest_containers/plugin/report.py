@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from pytest_containers.errors import ContainersError
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container
     from pytest_containers.plugin.manager import Manager
+    from pytest_containers.state.warm import Outcome
 
 _seen_key = pytest.StashKey[set[str]]()
 
@@ -25,6 +26,7 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, manager: Manager)
     """
     if not report.failed:
         return
+    explain_endpoints(report)
     lines = manager.settings.get(settings.LOG_LINES)
     seen = item.stash.setdefault(_seen_key, set())
     for container in _used(item, manager):
@@ -37,6 +39,54 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, manager: Manager)
             add(title, text, "-")
         else:
             report.sections.append((title, text))
+
+
+def explain_endpoints(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Say what an address is that a failure speaks of."""
+    import sys
+
+    endpoints = sys.modules.get("pytest_containers.plugin.endpoints")
+    if endpoints is None or not report.failed:
+        return
+    for text in endpoints.mentioned(report.longreprtext):
+        add = getattr(report.longrepr, "addsection", None)
+        if add is not None:
+            add("Endpoint", text, "-")
+        else:
+            report.sections.append(("Endpoint", text))
+
+
+def state_lines(own: Sequence[Outcome], told: Sequence[Sequence[Any]]) -> list[str]:
+    """A line for each state: whether it was there, else why not.
+
+    Args:
+        own: Of this process.
+        told: Of workers, as tuples.
+    """
+    from pytest_containers.state.warm import Outcome
+
+    known: dict[tuple[str, str], Outcome] = {}
+    for one in [*own, *(Outcome(*fields) for fields in told)]:
+        found = known.get((one.label, one.title))
+        if found is None or (found.reused and not one.reused):  # who made it knows more
+            known[one.label, one.title] = one
+    return [_state_line(one) for one in known.values()]
+
+
+def _state_line(one: Outcome) -> str:
+    import time
+
+    if one.reused:
+        ago = _duration(time.time() - one.made_at)
+        return f"{one.label}: {one.title}: reused, made {ago} ago in {one.seconds:.2f} s"
+    return f"{one.label}: {one.title}: made in {one.seconds:.2f} s: {one.reason}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _used(item: pytest.Item, manager: Manager) -> Iterator[Container]:

@@ -199,10 +199,10 @@ class Client:
                 os.close(fd)
         with contextlib.suppress(ContainersError):
             if self._lost is None and request.id:
-                self._tell("cancel", request=request.id)
+                self.tell("cancel", request=request.id)
 
-    def _tell(self, op: str, **body: Any) -> None:
-        """Ask without an interest in the answer."""
+    def tell(self, op: str, **body: Any) -> None:
+        """Ask without an interest in the answer; a run that is gone is fine."""
         with self._condition:
             number = self._next_id
             self._next_id += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import os
 import socket
 import struct
@@ -16,22 +18,28 @@ from pytest_containers.engines.native import config as configs
 from pytest_containers.engines.native import execution, transfer
 from pytest_containers.engines.protocol import ExecResult, Logs, Status
 from pytest_containers.errors import (
+    ContainersError,
     ExitedError,
+    ImageError,
     NotRunningError,
     RunLostError,
     SpecError,
+    StartError,
     WaitTimeoutError,
     hide_frames,
 )
 from pytest_containers.images.image import Image
+from pytest_containers.images.layers import FREEZE, PACK
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native.engine import Engine, Network
+    from pytest_containers.runtime.client import Request
 
 __tracebackhide__ = hide_frames
 
 _MAX_HOST_NAME = 63
+_log = logging.getLogger(__name__)
 _RECORD = struct.Struct("<dBQI")
 
 
@@ -70,6 +78,7 @@ class Container:
         self._request = request
         self._process: Mapping[str, Any] = config["process"]
         self._answer: dict[str, Any] = {}
+        self._starting: Request | None = None
         self._removed = False
         self._last_logs: Logs | None = None
         self._exit_code: int | None = None
@@ -85,11 +94,27 @@ class Container:
         *,
         numbered: bool,
     ) -> Container:
-        """Start one; returns when its program runs.
+        """Begin to start one; `started` tells when its program runs.
 
         Args:
             numbered: Whether nobody chose the name.
         """
+        made = cls.described(engine, spec, image, name, network, numbered=numbered)
+        made._starting = engine.client.start("run", blob=made._config, **made._request)
+        return made
+
+    @classmethod
+    def described(
+        cls,
+        engine: Engine,
+        spec: ContainerSpec,
+        image: Image,
+        name: str,
+        network: Network | None,
+        *,
+        numbered: bool = False,
+    ) -> Container:
+        """A container that is not started yet, by this process at least: see `join`."""
         args = configs.command_of(spec, image.config)
         hostname = spec.hostname or _host_name(name)
         usable = [name] if _host_name(name) == name[:_MAX_HOST_NAME] else []
@@ -114,15 +139,39 @@ class Container:
             "ports": [[port.number, port.protocol, port.host] for port in spec.parsed_ports],
             "host_ports": list(spec.host_ports),
         }
-        made = cls(engine, spec, image, name, network, args, config, request)
-        made._accept(engine.client.call("run", blob=made._config, **request).body["ok"])
-        return made
+        return cls(engine, spec, image, name, network, args, config, request)
 
-    def _accept(self, answer: dict[str, Any]) -> None:
-        self._answer = answer
-        self.id = answer["id"]
+    def started(self) -> None:
+        """Return when its program runs.
+
+        Raises:
+            StartError: It could not be started; nothing of it is left.
+        """
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        try:
+            self._answer = self._engine.client.receive(starting).body["ok"]
+        except BaseException:
+            self._removed = True
+            raise
+        self.id = self._answer["id"]
+
+    @property
+    def shared_facts(self) -> dict[str, Any]:
+        """What another process of the run needs to use it: see `join`."""
+        return self._answer
+
+    def join(self, answer: dict[str, Any]) -> None:
+        """Be the container that another process of the run has started and published."""
+        self._answer, self.id = answer, answer["id"]
 
     # ------------------------------------------------------------------ facts
+
+    @property
+    def network(self) -> Network | None:
+        """The private network that it is in."""
+        return self._network
 
     @property
     def status(self) -> Status:
@@ -366,6 +415,22 @@ class Container:
         assert self._exit_code is not None
         return self._exit_code
 
+    def heeds_stop_signal(self) -> bool:
+        """Whether its program does something about the stop signal; else it would be ignored.
+
+        The first process of a PID namespace gets only signals that it has a handler for
+        (pid_namespaces(7)).
+        """
+        signum = configs.signal_number(self.spec.stop_signal or self.image.config.stop_signal)
+        if signum in (9, 19) or self.spec.init:
+            return True
+        try:
+            status = self.read_text("/proc/1/status")
+        except ContainersError:
+            return True
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+
     def kill(self, signal: str | int = "KILL") -> None:
         """Send a signal to its program.
 
@@ -389,15 +454,21 @@ class Container:
         self._exit_code = self._last_logs = None
         self._answer = {**answer, "forwards": self._answer["forwards"]}
 
-    def remove(self) -> None:
+    def remove(self, *, wait: bool = True) -> None:
         """Kill it at once and drop everything it had; idempotent.
 
         Its `logs` and `exit_code` stay readable where they had been asked for before.
+
+        Args:
+            wait: Return when it is gone; else that it will be is all that is promised.
         """
         if self._removed:
             return
-        self._removed = True
-        self._engine.tell("remove", container=self.id)
+        with contextlib.suppress(StartError):  # then there is nothing to remove
+            self.started()
+        if not self._removed:
+            self._removed = True
+            self._engine.tell("remove", wait=wait, container=self.id)
 
     def keep_logs(self) -> None:
         """Fetch output and exit code now, so that they outlive `remove`."""
@@ -468,27 +539,102 @@ class Container:
         Raises:
             UnsupportedError: It was started from ``host:``.
         """
-        client = self._live_client()
 
         def pack(pipe: int) -> None:
-            client.call(
-                "job", function="pytest_containers.images.pack:pack_upper", args={"without": []},
-                upper_of=self.id, search_path=[path for path in sys.path if path], fds=[pipe],
-            )  # fmt: skip
+            self._upper_job(PACK, {"without": []}, [pipe])
 
-        paused = self.status == "running"
-        if paused:
-            try:
-                self.pause()
-            except NotRunningError:  # it has ended this moment
-                paused = False
-        try:
+        with self._paused():
             return self._engine.images.commit(
                 self.image, pack, name, changes=changes, message=message, author=author
             )
+
+    def snapshot(self, name: str | None = None) -> Image:
+        """Freeze its files as they are now, also after its end: an image to start others from.
+
+        What was written goes into one layer; what lower layers have is not copied. What is in
+        volumes and other mounts is no part of it. A container that runs is paused meanwhile, so
+        the snapshot is what a power cut at that instant would have left (without anything lost in
+        caches): a database recovers from it when it starts. `stop` it first for a clean one.
+
+        Args:
+            name: Of the image in the store, to be run, saved and pushed as any other. Without one
+                it lives as long as the run. Of a container of ``host:`` it can only be run, here.
+
+        Raises:
+            ImageError: It cannot be stored; nothing of it is left then.
+        """
+        if name is not None and not self.image.mounts:
+            return self.commit(name, message="snapshot")
+        images = self._engine.images
+        with self._paused() as running:
+            if running:
+                _log.info(
+                    "snapshot of container %s while it runs: what starts from it recovers as after "
+                    "a crash", self.name,
+                )  # fmt: skip
+            if name is not None:
+                return images.freeze_as(self.image, self.freeze, name)
+            with images.store.among_others():
+                image = images.freeze(self.image, self.freeze)
+                self._engine.make_ready(image)
+            return image
+
+    def freeze(self, parent: int) -> dict[str, Any]:
+        """Copy what it has written to the new directory ``tree`` of `parent` (a descriptor).
+
+        For the image store (`images.layers.Freeze`).
+        """
+        return self._upper_job(FREEZE, {}, [parent])
+
+    def clone(
+        self, name: str | None = None, *, wait_ready: bool = True, **changes: Any
+    ) -> Container:
+        """A second container that starts from the files of this one; both go on independently.
+
+        Its program starts anew: memory and connections are not copied. See `snapshot` for what the
+        files of a running database are then.
+
+        Args:
+            name: Its name; None numbers it.
+            wait_ready: As `Engine.run`.
+            **changes: Fields of `ContainerSpec` that are to differ.
+        """
+        ports = [
+            f"{port.number}/{port.protocol}" for port in self.spec.parsed_ports
+        ]  # a fixed port of the host is taken by this one
+        changes = {"ports": ports, **changes, "image": self.snapshot()}
+        spec = dataclasses.replace(self.spec, **changes)
+        return self._engine.run(spec, name=name, network=self._network, wait_ready=wait_ready)
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[bool]:
+        """Its processes stand still meanwhile; tells whether there are any."""
+        running = self.status == "running"
+        if running:
+            try:
+                self.pause()
+            except NotRunningError:  # it has ended this moment
+                running = False
+        try:
+            yield running
         finally:
-            if paused:
+            if running:
                 self.unpause()
+
+    def _upper_job(self, function: str, args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
+        """Run a job on its writable layer."""
+        search_path = [path for path in sys.path if path]
+        try:
+            frame = self._live_client().call(
+                "job", function=function, args=args, upper_of=self.id, search_path=search_path,
+                fds=fds,
+            )  # fmt: skip
+        except ImageError:
+            raise
+        except ContainersError as error:
+            raise ImageError(error.message, **error.data) from error
+        result: dict[str, Any] = frame.body["ok"]
+        return result
 
     # ----------------------------------------------------------------- helpers
 

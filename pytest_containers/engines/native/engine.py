@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from pytest_containers.errors import ContainersError, RunLostError, SpecError, h
 from pytest_containers.images.facade import Images
 from pytest_containers.images.image import Image
 from pytest_containers.images.store import default_home
-from pytest_containers.runtime.client import Client
+from pytest_containers.runtime.client import Client, error_of
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -39,10 +39,14 @@ class Network:
         self._engine = engine
         self.id = number
 
-    def remove(self) -> None:
-        """Take it away; idempotent. Its containers must be gone."""
+    def remove(self, *, wait: bool = True) -> None:
+        """Take it away; idempotent. Its containers must be gone, or be removed at least.
+
+        Args:
+            wait: Until it is away.
+        """
         self._engine.forget(self.id)
-        self._engine.tell("network_remove", network=self.id)
+        self._engine.tell("network_remove", wait=wait, network=self.id)
 
     def __repr__(self) -> str:
         return f"<Network {self.id}>"
@@ -153,10 +157,17 @@ class Engine:
         """What the run is like: identity, runner, whether addresses are reachable, features."""
         return self.client.facts
 
-    def tell(self, op: str, **body: Any) -> None:
-        """Call an operation that takes something away; a run that is gone has done it already."""
+    def tell(self, op: str, *, wait: bool = True, **body: Any) -> None:
+        """Call an operation that takes something away; a run that is gone has done it already.
+
+        Args:
+            wait: Until it is away.
+        """
         client = self._client
         if client is None or not client.ours or client.lost:
+            return
+        if not wait:
+            client.tell(op, **body)
             return
         with contextlib.suppress(RunLostError):
             client.call(op, **body)
@@ -258,18 +269,72 @@ class Engine:
             ExitedError: It ended before it was ready.
             NotReadyError: It was not ready in time.
         """
-        spec = spec_of(image, command, options)
-        self.start()  # gets ready while we look at the image
-        found = self.image(spec.image)
-        chosen = name or f"container-{next(self._names)}"
-        container = Container.start(self, spec, found, chosen, network, numbered=name is None)
-        self._containers.add(container)
+        container = self.begin(spec_of(image, command, options), name=name, network=network)
+        container.started()
         if wait_ready:
             try:
                 container.wait_ready()
             except BaseException:
                 container.remove()
                 raise
+        return container
+
+    def begin(
+        self, spec: ContainerSpec, *, name: str | None = None, network: Network | None = None
+    ) -> Container:
+        """Begin to start a container, as `run` does; `Container.started` tells how that went.
+
+        Raises:
+            SpecError, ImageError: See `run`.
+        """
+        self.start()  # gets ready while we look at the image
+        found = self.image(spec.image)
+        chosen = name or f"container-{next(self._names)}"
+        container = Container.start(self, spec, found, chosen, network, numbered=name is None)
+        self._containers.add(container)
+        return container
+
+    def shared(
+        self, key: str, spec: ContainerSpec, make: Callable[[], Container], *, name: str
+    ) -> Container:
+        """A container that all processes of the run share, and that ends with the run.
+
+        One of them makes it, the others wait; a process that ends leaves it running.
+
+        Args:
+            key: What they call it.
+            spec: What it is made from.
+            make: Starts it, in a network of its own; called in one process.
+            name: Of the container.
+
+        Raises:
+            ContainersError: What kept the one that made it from making it.
+        """
+        published = self.client.call("share_claim", key=key).body["ok"]
+        if published is None:
+            return self._published(key, make)
+        if "error" in published:
+            raise error_of(published["error"])
+        facts = published["ok"]
+        network = Network(self, facts["network"])
+        container = Container.described(self, spec, self.image(spec.image), name, network)
+        container.join(facts["container"])
+        return container
+
+    def _published(self, key: str, make: Callable[[], Container]) -> Container:
+        try:
+            container = make()
+        except ContainersError as error:
+            data = {name: one for name, one in error.data.items() if isinstance(one, str | int)}
+            fault = [type(error).__name__, error.message, data]
+            self.client.call("share_publish", key=key, error=fault)
+            raise
+        network = container.network
+        assert network is not None
+        self.client.call(
+            "share_publish", key=key, container=container.id, network=network.id,
+            result={"container": container.shared_facts, "network": network.id},
+        )  # fmt: skip
         return container
 
     def close(self) -> None:

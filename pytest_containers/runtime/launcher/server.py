@@ -14,6 +14,7 @@ from pytest_containers.runtime.launcher.jobs import Jobs
 from pytest_containers.runtime.launcher.scratch import Scratch
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.messages import Fault, FaultError, fault, from_os_error
+from pytest_containers.runtime.network.endpoint import Endpoint
 from pytest_containers.runtime.network.forward import Forwards
 from pytest_containers.runtime.network.hostports import connect_host
 from pytest_containers.runtime.peer import Peer
@@ -32,6 +33,9 @@ class Launcher:
         A function run as root of the run's user namespace (`jobs`); its result.
     ``forward``, ``unforward``
         A port of 127.0.0.1 for one of a container; its number.
+    ``endpoint``, ``endpoint_target``, ``endpoint_close``
+        A fixed port of 127.0.0.1 (a bound socket) that leads to one container after the other; how
+        many connections were refused meanwhile.
     ``scratch``, ``scratch_remove``
         A directory on disk for a writable layer: its path and, as root, a mount of it.
     ``host_connect``
@@ -53,6 +57,7 @@ class Launcher:
         self._identity = identity
         self._home = home
         self._loop = Loop()
+        self._endpoints: dict[str, Endpoint] = {}
         self._kept: list[Channel] = []
         self._link = link
         self._operations: dict[str, Callable[[Peer, dict[str, Any], Frame], None]] = {
@@ -60,6 +65,9 @@ class Launcher:
             "job": self._job,
             "forward": self._forward,
             "unforward": self._unforward,
+            "endpoint": self._endpoint,
+            "endpoint_target": self._endpoint_target,
+            "endpoint_close": self._endpoint_close,
             "host_connect": self._host_connect,
             "scratch": self._make_scratch,
             "scratch_remove": self._remove_scratch,
@@ -170,6 +178,23 @@ class Launcher:
     def _unforward(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
         for key in body["keys"]:
             self._forwards.close(key)
+        peer.answer(body["id"])
+
+    def _endpoint(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        sock = socket.socket(fileno=frame.fds[0])
+        self._endpoints[body["key"]] = Endpoint(self._loop, sock, self._dial)
+        peer.answer(body["id"])
+
+    def _endpoint_target(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        target = body["target"]
+        refused = self._endpoints[body["key"]].lead_to(None if target is None else tuple(target))
+        peer.answer(body["id"], refused)
+
+    def _endpoint_close(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        for key in body["keys"]:
+            endpoint = self._endpoints.pop(key, None)
+            if endpoint is not None:
+                endpoint.close()
         peer.answer(body["id"])
 
     def _host_connect(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:

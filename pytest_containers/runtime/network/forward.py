@@ -104,13 +104,13 @@ class _Streams:
 
         def dialled(far: socket.socket | Fault) -> None:
             if isinstance(far, Fault):
-                _reset(near)
+                reset(near)
                 return
             try:
                 relay = Relay(self._loop, near, far, lambda: self._relays.discard(relay))
             except OSError:  # no pipe: out of descriptors
                 far.close()
-                _reset(near)
+                reset(near)
                 return
             self._relays.add(relay)
 
@@ -125,10 +125,15 @@ class _Streams:
         self._sock.close()
 
 
-def _reset(sock: socket.socket) -> None:
+def reset(sock: socket.socket) -> None:
     """Close with a reset: the client learns that nobody was there, as without a forwarder."""
     with sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset_at_close(sock)
+
+
+def reset_at_close(sock: socket.socket) -> None:
+    """Let the end of `sock` be a reset, whoever closes it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 class _Datagrams:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.linux.files import open_in_root
@@ -22,6 +22,7 @@ from pytest_containers.runtime.peer import Peer
 from pytest_containers.runtime.supervisor.container import SIGKILL, Container
 from pytest_containers.runtime.supervisor.execution import Execution
 from pytest_containers.runtime.supervisor.network import RunNetwork
+from pytest_containers.runtime.supervisor.shares import told
 from pytest_containers.runtime.supervisor.start import Start
 from pytest_containers.runtime.supervisor.volumes import Volume
 
@@ -48,10 +49,11 @@ class Client:
         self.server = server
         self.peer: Peer = Peer(server.loop, channel, self._handle, self._lost)
         self.containers: dict[str, Container] = {}
-        self._networks: dict[str, RunNetwork] = {}
+        self.networks: dict[str, RunNetwork] = {}
         self._volumes: dict[str, Volume] = {}
         self._executions: dict[int, Execution] = {}
         self._cancels: dict[int, Cancel] = {}
+        self._endpoints: set[str] = set()
         self._pidfd = pidfd
         self._gone = gone
         self._ended = False
@@ -87,9 +89,14 @@ class Client:
             execution.kill(SIGKILL)
         for container in list(self.containers.values()):
             self.remove_container(container, lambda: None)
+        if self._endpoints:
+            self.server.launcher.request(
+                {"op": "endpoint_close", "keys": sorted(self._endpoints)}, lambda frame: None
+            )
+        self.server.shares.lost(self)
         for volume in self._volumes.values():
             volume.close()
-        for network in self._networks.values():
+        for network in self.networks.values():
             self._drop_network(network)
         self._gone()
 
@@ -153,15 +160,18 @@ class Client:
                 self._drop_network(run_network)
                 return
             server.networks_by_id[run_network.id] = run_network
-            self._networks[run_network.id] = run_network
+            self.networks[run_network.id] = run_network
             self.finish(number, run_network.id)
 
         server.networks.create([parent.network for parent in parents], made)
 
     def op_network_remove(self, number: int, body: dict[str, Any], frame: Frame) -> None:
-        """``network``; unknown ones are gone already."""
-        network = self._networks.pop(body["network"], None)
-        if network is not None:
+        """``network``; unknown ones are gone already. Its last containers may still be dying."""
+        network = self.networks.pop(body["network"], None)
+        if network is not None and network.dying:
+            doomed = network
+            network.when_quiet = lambda: self._drop_network(doomed)
+        elif network is not None:
             self._drop_network(network)
         self.peer.answer(number)
 
@@ -265,11 +275,82 @@ class Client:
         self.server.containers.pop(container.id, None)
         self.server.left(container)
         self.server.close_ports(container)
-        container.remove(gone)
+        network = container.network
+        if network is None:
+            container.remove(gone)
+            return
+        network.dying += 1
+
+        def removed() -> None:
+            network.gone()
+            gone()
+
+        container.remove(removed)
 
     def op_restart(self, number: int, body: dict[str, Any], frame: Frame) -> None:
         """``container``, which has ended, and its blob and fields of ``run`` again."""
         Start(self, number, body, frame.blob, again=self._container(body))
+
+    # ---------------------------------------------------------------- shared
+
+    def op_share_claim(self, number: int, body: dict[str, Any], frame: Frame) -> None:
+        """``key``; answers what was published: ``{"ok": …}`` or ``{"error": fault}``.
+
+        Null tells this client to make it and to publish it then.
+        """
+
+        def answer(result: Any) -> None:
+            self.finish(number, None if result is None else told(result))
+
+        shares = self.server.shares
+        self.later(number, lambda: shares.gave_up(self, answer))
+        shares.claim(body["key"], self, answer)
+
+    def op_share_publish(self, number: int, body: dict[str, Any], frame: Frame) -> None:
+        """``key``, and ``container``, ``network``, ``result``, or ``error``: a fault.
+
+        Container and network are the controller's from now on: they outlive this client.
+        """
+        if "error" in body:
+            self.server.shares.publish(body["key"], Fault(*body["error"]))
+            self.peer.answer(number)
+            return
+        owner = self.server.controller
+        container = self._container(body)
+        owner.containers[container.id] = self.containers.pop(container.id)
+        network = body["network"]
+        owner.networks[network] = self.networks.pop(network)
+        self.server.shares.publish(body["key"], body["result"])
+        self.peer.answer(number)
+
+    # -------------------------------------------------------------- endpoints
+
+    def op_endpoint(self, number: int, body: dict[str, Any], frame: Frame) -> None:
+        """``key``; descriptor: a bound socket. Nobody is led anywhere yet."""
+        self._endpoints.add(body["key"])
+        self._ask_launcher(number, {"op": "endpoint", "key": body["key"]}, frame.fds)
+
+    def op_endpoint_target(self, number: int, body: dict[str, Any], frame: Frame) -> None:
+        """``key``, ``container`` or null, ``port``; answers how many were refused before."""
+        target = None
+        if body["container"] is not None:
+            port = self._container(body).port
+            if port is None:
+                raise FaultError("SpecError", "an endpoint needs a container with a network")
+            target = [port.ip, body["port"]]
+        request = {"op": "endpoint_target", "key": body["key"], "target": target}
+        self._ask_launcher(number, request, ())
+
+    def _ask_launcher(self, number: int, request: dict[str, Any], fds: Sequence[int]) -> None:
+        def done(result: Frame | Fault) -> None:
+            if isinstance(result, Fault):
+                self.fail(number, result)
+            else:
+                self.finish(number, result.body["ok"])
+
+        self.server.launcher.request(request, done, fds)
+        for fd in fds:
+            os.close(fd)
 
     # ----------------------------------------------------------------- exec
 
@@ -434,16 +515,8 @@ class Client:
         if body.get("container"):
             fds.insert(0, self._container(body).open_root())
 
-        def done(result: Frame | Fault) -> None:
-            if isinstance(result, Fault):
-                self.fail(number, result)
-            else:
-                self.finish(number, result.body["ok"])
-
         request = {key: body[key] for key in ("function", "args", "search_path")}
-        self.server.launcher.request({"op": "job", **request}, done, fds)
-        for fd in fds:
-            os.close(fd)
+        self._ask_launcher(number, {"op": "job", **request}, fds)
 
     # ---------------------------------------------------------------- other
 

@@ -19,6 +19,8 @@ class RunNetwork:
         parents: Networks whose containers are found by name from this one.
         containers: In order of their start, with their lines of a hosts file.
         hosts: All these lines.
+        dying: How many containers have left and are not gone yet.
+        when_quiet: Called when the last of them is gone.
         host_lines: Those of the host itself.
     """
 
@@ -29,6 +31,8 @@ class RunNetwork:
         self.children: list[RunNetwork] = []
         self.containers: dict[Container, bytes] = {}
         self.hosts: bytes = b""
+        self.dying = 0
+        self.when_quiet: Callable[[], None] | None = None
         host = names.Entry(network.gateway4, network.gateway6, names.HOST_NAMES)
         self.host_lines: bytes = host.text
         for parent in parents:
@@ -44,6 +48,12 @@ class RunNetwork:
         """A container left."""
         del self.containers[container]
         self.hosts = b"".join(self.containers.values())
+
+    def gone(self) -> None:
+        """One of those that died is gone."""
+        self.dying -= 1
+        if not self.dying and self.when_quiet is not None:
+            self.when_quiet()
 
     def names(self) -> bytes:
         """The lines of all who are found by name from here, near before far."""

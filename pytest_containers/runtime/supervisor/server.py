@@ -25,6 +25,7 @@ from pytest_containers.runtime.supervisor.network import RunNetwork
 from pytest_containers.runtime.supervisor.plans import Plans, look_around
 from pytest_containers.runtime.supervisor.root import RunRoot
 from pytest_containers.runtime.supervisor.rootfs import Stock
+from pytest_containers.runtime.supervisor.shares import Shares
 
 _CROWD, _CROWD_PAUSE_S = 50, 0.02
 
@@ -34,6 +35,7 @@ class Server:
 
     Attributes:
         containers, networks_by_id: Of all clients, by id.
+        controller: The client that owns the run.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Server:
         self.facts: Facts | None = None
         self.containers: dict[str, Container] = {}
         self.networks_by_id: dict[str, RunNetwork] = {}
+        self.shares: Shares = Shares()
         self._clients: set[Client] = set()
         self._untold: dict[str, RunNetwork] = {}
         self._count = 0
@@ -72,7 +75,7 @@ class Server:
 
     def add_controller(self, channel: Channel, pidfd: int) -> None:
         """The test process that owns the run: its end is the end."""
-        client = Client(self, channel, pidfd, self.loop.stop)
+        client = self.controller = Client(self, channel, pidfd, self.loop.stop)
         self._clients.add(client)
 
         def ready(facts: Facts | Fault) -> None:

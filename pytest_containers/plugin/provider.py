@@ -1,0 +1,218 @@
+"""From a fixture's recipe to what it gives: states, containers that are ready, endpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from pytest_containers import settings
+from pytest_containers.errors import ContainersError, hide_frames
+from pytest_containers.plugin.endpoints import named
+from pytest_containers.services.sql import SqlService
+from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.warm import Outcome, Warm
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native import Container, Network
+    from pytest_containers.plugin.manager import Containers, Manager
+    from pytest_containers.plugin.recipe import Recipe
+    from pytest_containers.services.base import Service
+    from pytest_containers.state.seeds import Seed
+
+__tracebackhide__ = hide_frames
+
+MARK = "containers_seed"
+
+
+class Wanted(NamedTuple):
+    """What is to be started.
+
+    Attributes:
+        spec: With the state as its image.
+        what: The spec or service as the settings want it.
+    """
+
+    spec: ContainerSpec
+    what: ContainerSpec | Service
+
+
+class Provider:
+    """Starts what recipes say. One per process."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._warm: Warm | None = None
+        self._known: dict[tuple[Any, ...], Wanted] = {}
+        self._shared: dict[tuple[Any, ...], Any] = {}
+        self.outcomes: dict[tuple[str, str], Outcome] = {}
+        self.shared_networks: list[Network] = []
+
+    @property
+    def warm(self) -> Warm:
+        """The states of the test run."""
+        if self._warm is None:
+            manager = self._manager
+            worker = getattr(manager.config, "workerinput", {})
+            fresh = manager.settings.get(settings.FRESH)
+            self._warm = Warm(
+                manager.engine, manager.config.rootpath,
+                fresh_since=manager.began_at if fresh else None,
+                run=worker.get("testrunuid"), tell=self._note,
+            )  # fmt: skip
+        return self._warm
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.setdefault((outcome.label, outcome.title), outcome)
+
+    # ----------------------------------------------------------------- what
+
+    def wanted(
+        self, recipe: Recipe, name: str, marks: Sequence[tuple[Any, Path]], *, build: bool = True
+    ) -> Wanted | None:
+        """What a recipe means here and now; None if a state would have to be made or looked for.
+
+        Args:
+            build: Make what is missing.
+        """
+        key = (id(recipe), name, tuple(id(value) for value, _ in marks))
+        if recipe.constant and key in self._known:
+            return self._known[key]
+        what = self._overridden(recipe.what, name)
+        wanted = self._resolved(recipe, what, name, recipe.seeds(marks), build)
+        if recipe.constant and wanted is not None:
+            self._known[key] = wanted
+        return wanted
+
+    def _overridden(self, what: ContainerSpec | Service, name: str) -> ContainerSpec | Service:
+        image = self._manager.settings.image_for(name)
+        if image is None:
+            return what
+        if isinstance(what, ContainerSpec):
+            return dataclasses.replace(what, image=image)
+        return what.of_image(image)
+
+    def _resolved(
+        self, recipe: Recipe, what: ContainerSpec | Service, name: str, seeds: Sequence[Seed],
+        build: bool,
+    ) -> Wanted | None:  # fmt: skip
+        if isinstance(what, ContainerSpec) and not seeds:
+            return Wanted(what, what)
+        engine = self._manager.engine
+        base = engine.image(what.image if isinstance(what, ContainerSpec) else what.source())
+        spec = what if isinstance(what, ContainerSpec) else what.serve(base)
+        stages = recipe.stages(what, base, seeds)
+        image = self.warm.known(base, stages)
+        if image is None and not build:
+            return None
+        if image is None:
+            image = self.warm.image(self._label(recipe, name), base, stages, name=name)
+        return Wanted(dataclasses.replace(spec, image=image), what)
+
+    def _label(self, recipe: Recipe, name: str) -> str:
+        root = self._manager.config.rootpath
+        return f"{os.path.relpath(recipe.folder, root)}::{name}".removeprefix(".::")
+
+    # ---------------------------------------------------------------- where
+
+    def provide(
+        self, recipe: Recipe, request: pytest.FixtureRequest, containers: Containers,
+        stack: ExitStack,
+    ) -> Any:  # fmt: skip
+        """What the fixture gives; it goes with `stack`."""
+        name = request.fixturename or "container"
+        marks = marks_of(request.node, name)
+        if recipe.isolation == "server":
+            given = self._own(recipe, name, marks, containers, stack)
+        else:
+            given = self._common(recipe, name, marks)
+            if recipe.isolation == "database":
+                given = _own_database(given, stack)
+        endpoint = recipe.endpoint or named(name)
+        if endpoint is not None:
+            container = given if recipe.service is None else given.container
+            self._manager.endpoints.lead(endpoint, container)
+            stack.callback(self._manager.endpoints.lead, endpoint, None)
+        return given
+
+    def _own(
+        self, recipe: Recipe, name: str, marks: Sequence[tuple[Any, Path]], containers: Containers,
+        stack: ExitStack,
+    ) -> Any:  # fmt: skip
+        wanted = self.wanted(recipe, name, marks)
+        assert wanted is not None
+        key = (id(recipe), name, tuple(id(value) for value, _ in marks))
+        container = containers.start(wanted.spec, name, ahead=key)
+        stack.callback(containers.remove, container, wait=False)
+        return recipe.bound(wanted.what, container)
+
+    def _common(self, recipe: Recipe, name: str, marks: Sequence[tuple[Any, Path]]) -> Any:
+        """What all tests of the run share, in whichever process they are."""
+        seeds = recipe.seeds(marks)
+        key = (id(recipe), name, tuple(seed.identity for seed in seeds))
+        if key in self._shared:
+            found = self._shared[key]
+            if isinstance(found, ContainersError):
+                raise found
+            return found
+        try:
+            given = self._shared[key] = self._shared_start(recipe, name, marks)
+        except ContainersError as error:
+            self._shared[key] = error
+            raise
+        return given
+
+    def _shared_start(self, recipe: Recipe, name: str, marks: Sequence[tuple[Any, Path]]) -> Any:
+        engine = self._manager.engine
+        wanted = self.wanted(recipe, name, marks)
+        assert wanted is not None
+        spec = self._manager.adjusted(name, wanted.spec)
+
+        def make() -> Container:
+            network = engine.create_network()
+            return engine.run(spec, name=name, network=network)
+
+        image = engine.image(spec.image)
+        key = f"{self._label(recipe, name)}:{image.id}:{hash_of(spec)}"
+        container = engine.shared(key, spec, make, name=name)
+        if container.network is not None:
+            self.shared_networks.append(container.network)
+        return recipe.bound(wanted.what, container)
+
+
+def _own_database(server: SqlService, stack: ExitStack) -> SqlService:
+    """A database of a test's own on a shared server, cloned from the seeded one."""
+    name = f"test_{secrets.token_hex(6)}"
+    server.clone_database(name, server.database)
+    stack.callback(server.drop_database, name)
+    return server.of_database(name)
+
+
+def marks_of(node: Any, name: str) -> list[tuple[Any, Path]]:
+    """Seeds of ``@pytest.mark.containers_seed("fixture", seed, …)``, the widest scope's first."""
+    found: list[tuple[Any, Path]] = []
+    for owner, mark in reversed(list(node.iter_markers_with_node(MARK))):
+        if not mark.args or not isinstance(mark.args[0], str):
+            raise pytest.UsageError(
+                f"{owner.nodeid}: write @pytest.mark.{MARK}('fixture', seed): the fixture's name "
+                "comes first"
+            )
+        if mark.args[0] == name:
+            path = getattr(owner, "path", None) or node.path
+            folder = path if path.is_dir() else path.parent
+            found += [(seed, folder) for seed in mark.args[1:]]
+    return found
+
+
+def hash_of(spec: ContainerSpec) -> str:
+    """Equal for specs that start the same; without their image."""
+    import hashlib
+
+    text = repr(dataclasses.replace(spec, image=None, ready=None))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

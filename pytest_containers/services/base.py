@@ -1,0 +1,317 @@
+"""What all services have: an image, a way to be started, readiness, connection facts, a seed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from urllib.parse import quote
+
+from pytest_containers.errors import (
+    ContainersError,
+    NotRunningError,
+    SpecError,
+    UnsupportedError,
+    hide_frames,
+)
+from pytest_containers.images.image import Image
+from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.facts import Inputs
+from pytest_containers.state.seeds import Seed
+from pytest_containers.state.warm import Stage
+from pytest_containers.wait import Wait
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native import Container
+    from pytest_containers.engines.protocol import ExecResult, Logs
+
+__tracebackhide__ = hide_frames
+
+_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/sbin", "/bin")
+SEED_LIMIT_S = 600.0
+Isolation = Literal["server", "database", "none"]
+
+
+class Service:
+    """A kind of server: what it is started from, and how it is reached while it runs.
+
+    Made with options, it says how to start one; fixtures give a copy of it that is bound to a
+    container. A subclass sets the class attributes and defines `serve`, maybe `prepare`, `settle`,
+    `run_script` and `url`; nothing else is needed for a new service (docs/how-to/services.md).
+
+    Args:
+        image: Another image than the official one: a reference, or ``"host:"`` for the programs of
+            this machine's packages.
+        env: Added to the environment, as the official image understands it.
+        durable: Survive a power cut, as in production: slower. Off, nothing is synced to a disk
+            that is going to be thrown away (`fast` lists the settings).
+        arguments: More words for the server's command line.
+        options: Fields of `ContainerSpec` that are to differ.
+
+    Attributes:
+        reference: The official image, its major version pinned.
+        number: The port that it listens on, in the container.
+        programs: What ``host:`` needs to have.
+        packages: Debian's packages with these programs.
+        configuration: Names below /etc that ``host:`` is to show.
+        fast: Settings that make it fast and unsafe; used unless `durable`.
+        clean: Whether it ends by itself when it is told to.
+        alone: Whether it starts without other containers, so that it may be started before them.
+    """
+
+    reference: ClassVar[str] = ""
+    number: ClassVar[int] = 0
+    programs: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[str] = ""
+    configuration: ClassVar[tuple[str, ...]] = ()
+    fast: ClassVar[tuple[str, ...]] = ()
+    clean: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
+    user: str = ""
+    password: str = ""
+    database: str = ""
+
+    def __init__(
+        self,
+        *,
+        image: str | Image | None = None,
+        env: Mapping[str, str] | None = None,
+        durable: bool = False,
+        arguments: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        self.image: str | Image = image if image is not None else self.reference
+        self.durable = durable
+        self.env: dict[str, str] = dict(env or {})
+        self.arguments = tuple(arguments)
+        self.options = options
+        self._container: Container | None = None
+
+    @classmethod
+    def fixture(
+        cls,
+        *,
+        seed: Any = None,
+        inputs: Sequence[str | os.PathLike[str]] = (),
+        seed_timeout_s: float | None = None,
+        isolation: Isolation = "server",
+        endpoint: Any = None,
+        scope: Any = "function",
+        autouse: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """A fixture whose value is such a service, ready to be used.
+
+        Args:
+            seed: What brings it into the state that tests want, done once and kept: a callable
+                that gets the ready service, a script, a directory of scripts, or several of these.
+            inputs: Files, directories and globs that the seed depends on beside what it is seen
+                to use.
+            seed_timeout_s: How long a seed may take; None is 600.
+            isolation: ``"server"``: one for each test (of the scope); ``"database"``: a database
+                for each test on a server that all tests share; ``"none"``: one for all.
+            endpoint: A variable to be set to its URL before any test is collected, or a dictionary
+                of variables in which ``{host}``, ``{port}`` and ``{url}`` are replaced; the address
+                stays the same and leads to the current test's (see `endpoint`).
+            scope, autouse, name: As `pytest.fixture`.
+            **options: What the service takes.
+        """
+        # Upwards, and only when somebody asks for a fixture: services work without pytest.
+        from pytest_containers.plugin.fixtures import service_fixture
+
+        return service_fixture(
+            cls(**options), seed=seed, inputs=inputs, seed_timeout_s=seed_timeout_s,
+            isolation=isolation, endpoint=endpoint, scope=scope, autouse=autouse, name=name,
+            depth=3,
+        )  # fmt: skip
+
+    # ------------------------------------------------- for those who write services
+
+    def serve(self, image: Image) -> ContainerSpec:
+        """How the server is started: on the data that `prepare` has made, if there is one."""
+        raise NotImplementedError
+
+    def prepare(self, image: Image) -> Sequence[Stage]:
+        """How its data directory is made, once per image and options, in order."""
+        return ()
+
+    def settle(self) -> None:
+        """Have everything written to files, after a seed; what the end of the server does not."""
+
+    def run_script(self, path: Path) -> None:
+        """Apply a script of a seed.
+
+        Raises:
+            SpecError: It is of no kind that this service knows.
+        """
+        if not path.name.endswith(".sh"):
+            raise SpecError(f"seed {path}: {type(self).__name__} can run .sh files only")
+        self.exec(["/bin/sh", "-e"], input=path.read_bytes(), check=True)
+
+    def known_by(self) -> str:
+        """What makes the data of two of them different, beside image and seeds."""
+        facts = [self.user, self.password, self.database, self.durable, self.arguments]
+        return repr([type(self).__qualname__, *facts, sorted(self.env.items())])
+
+    def spec(self, command: Sequence[str], ready: Wait, **fields: Any) -> ContainerSpec:
+        """A spec with what the caller has asked for."""
+        chosen: dict[str, Any] = {
+            "entrypoint": (), "ports": [self.number], "ready": ready, **fields, **self.options,
+        }  # fmt: skip
+        chosen["env"] = {**chosen.get("env", {}), **self.options.get("env", {})}
+        return ContainerSpec(self.image, [*command, *self.arguments], **chosen)
+
+    @staticmethod
+    def is_packaged(image: Image) -> bool:
+        """Whether it has a distribution's packages, rather than an entrypoint that sets it up."""
+        return bool(image.mounts) or not image.config.entrypoint
+
+    # ------------------------------------------------------------ for those who start
+
+    def source(self) -> str | Image:
+        """The image to ask for.
+
+        Raises:
+            UnsupportedError: ``host:`` has not what it needs.
+        """
+        if not isinstance(self.image, str) or not self.image.startswith("host:"):
+            return self.image
+        found = [_program(name) for name in self.programs]
+        missing = [name for name, path in zip(self.programs, found, strict=True) if path is None]
+        if missing:
+            raise UnsupportedError(
+                f"{type(self).__name__} of host: needs {' and '.join(missing)} on this machine: "
+                f"apt install {self.packages}, or name an image",
+                missing=missing,
+            )
+        wanted = [f"etc={name}" for name in self.configuration]
+        wanted += [f"bin={path}" for path in found if path is not None]
+        rest = self.image.partition(":")[2].lstrip("?")
+        return "host:?" + "&".join([*wanted, *([rest] if rest else [])])
+
+    def stages(
+        self, image: Image, seeds: Sequence[Seed], inputs: Inputs, limit_s: float = SEED_LIMIT_S
+    ) -> list[Stage]:
+        """What has to be done once before it is served, in order."""
+        stages = list(self.prepare(image))
+        served = self.serve(image)
+        for seed in seeds:
+            parts = {"the seed": seed.identity, "the service": self.known_by()}
+            stage = Stage(
+                f"seed {seed.title}", served, self._seeding(seed.apply), parts, inputs=inputs,
+                module=seed.module, clean=self.clean, limit_s=limit_s,
+            )  # fmt: skip
+            stages.append(stage)
+        return stages
+
+    def _seeding(self, apply: Callable[[Any], object]) -> Callable[[Container], object]:
+        def act(container: Container) -> None:
+            service = self.bound(container)
+            apply(service)
+            service.settle()
+
+        return act
+
+    def of_image(self, image: str | Image) -> Self:
+        """The same of another image."""
+        changed = copy.copy(self)
+        changed.image = image
+        return changed
+
+    def bound(self, container: Container) -> Self:
+        """The same, running in `container`."""
+        bound = copy.copy(self)
+        bound._container = container
+        return bound
+
+    # --------------------------------------------------------------- while it runs
+
+    @property
+    def container(self) -> Container:
+        """Its container.
+
+        Raises:
+            NotRunningError: It was not started.
+        """
+        if self._container is None:
+            raise NotRunningError(f"this {type(self).__name__} was described and not started")
+        return self._container
+
+    @property
+    def host(self) -> str:
+        """Where to connect to."""
+        return self.container.address(self.number)[0]
+
+    @property
+    def port(self) -> int:
+        """The port at `host`."""
+        return self.container.address(self.number)[1]
+
+    @property
+    def name(self) -> str:
+        """Its host name for other containers of the test."""
+        return self.container.name
+
+    def url(self, driver: str | None = None) -> str:
+        """Where it is, as a URL.
+
+        Args:
+            driver: Added to the scheme as SQLAlchemy has it: ``postgresql+psycopg://…``.
+        """
+        return self.url_at(self.host, self.port, driver)
+
+    @property
+    def dsn(self) -> str:
+        """The same without a driver."""
+        return self.url()
+
+    @property
+    def internal_dsn(self) -> str:
+        """The same for other containers of the test."""
+        return self.url_at(self.name, self.number, None)
+
+    scheme: ClassVar[str] = "tcp"
+
+    def url_at(self, host: str, port: int, driver: str | None = None) -> str:
+        """The same for another address that leads to it."""
+        scheme = self.scheme if driver is None else f"{self.scheme}+{driver}"
+        login = ""
+        if self.user or self.password:
+            secret = f":{quote(self.password, safe='')}" if self.password else ""
+            login = f"{quote(self.user, safe='')}{secret}@"
+        path = f"/{quote(self.database, safe='')}" if self.database else ""
+        return f"{scheme}://{login}{host}:{port}{path}"
+
+    def exec(self, command: Sequence[str] | str, **options: Any) -> ExecResult:
+        """Run a program in its container; see `Container.exec`."""
+        return self.container.exec(command, **options)
+
+    def logs(self) -> Logs:
+        """What the server has written; see `Container.logs`."""
+        return self.container.logs()
+
+    @property
+    def version(self) -> str:
+        """The server's version, as its program tells it."""
+        result = self.exec(self.version_command(), text=True)
+        lines = (result.stdout or result.stderr).strip().splitlines()
+        if result.returncode or not lines:
+            raise ContainersError(f"{type(self).__name__}: its program does not tell its version")
+        return str(lines[0])
+
+    def version_command(self) -> Sequence[str]:
+        """What tells it."""
+        return [self.programs[0], "--version"]
+
+    def __repr__(self) -> str:
+        where = "not started" if self._container is None else repr(self._container)
+        return f"<{type(self).__name__} {where}>"
+
+
+def _program(name: str) -> str | None:
+    """Where this machine has a program, also those that are no user's."""
+    return shutil.which(name, path=os.pathsep.join(_PLACES))

@@ -1,0 +1,43 @@
+"""NATS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_containers import wait
+from pytest_containers.images.image import Image
+from pytest_containers.services.base import Service
+from pytest_containers.spec import ContainerSpec
+
+
+class Nats(Service):
+    """A NATS server.
+
+    Args:
+        jetstream: Whether it keeps streams, in files of the container.
+        user, password: What clients have to say; empty is nothing.
+        **options: See `Service`.
+    """
+
+    reference = "nats:2"
+    number = 4222
+    programs = ("nats-server",)
+    packages = "nats-server"
+    scheme = "nats"
+    clean = False  # it ends with 1 when it is told to
+
+    def __init__(
+        self, *, jetstream: bool = True, user: str = "", password: str = "", **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.jetstream = jetstream
+        self.user, self.password = user, password
+
+    def serve(self, image: Image) -> ContainerSpec:
+        """The server."""
+        words = ["-a", "0.0.0.0", "-p", str(self.number)]
+        words += ["-js", "-sd", "/var/lib/nats"] if self.jetstream else []
+        words += ["--user", self.user, "--pass", self.password] if self.user else []
+        return self.spec(
+            ["nats-server", *words], wait.tcp(self.number, b"", b"INFO {"), env=self.env
+        )

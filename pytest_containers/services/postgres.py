@@ -1,0 +1,231 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_containers import wait
+from pytest_containers.errors import (
+    SpecError,
+    UnsupportedError,
+    WaitTimeoutError,
+    hide_frames,
+)
+from pytest_containers.images.image import Image
+from pytest_containers.services.sql import SqlService
+from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.warm import Stage
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native import Container
+
+__tracebackhide__ = hide_frames
+
+_LIB = Path("/usr/lib/postgresql")
+_DATA, _SOCKET = "/var/lib/postgresql/data", "/var/run/postgresql"
+# Packages keep versions side by side; $0 is the program.
+_FIND = (
+    "for d in /usr/bin /usr/lib/postgresql/*/bin; do [ -x $d/postgres ] && p=$d; done; "
+    'exec "$p/$0" "$@"'
+)
+_SAID, _PATIENCE_S = "database system is ready to accept connections", 1.0
+_HBA = "local all all trust\nhost all all all scram-sha-256\n"
+
+
+class Postgres(SqlService):
+    """A PostgreSQL server.
+
+    Args:
+        user, password, database: Of its superuser, and the database that is made for it; as
+            POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB of the official image.
+        **options: See `Service`.
+    """
+
+    reference = "postgres:17"
+    number = 5432
+    programs = ("postgres", "initdb", "psql")
+    packages = "postgresql"
+    scheme = "postgresql"
+    # Nothing is synced, and the first write to a segment of 1 MB copies that and not 16.
+    fast = (
+        "fsync=off", "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal",
+        "max_wal_senders=0", "shared_buffers=32MB", "min_wal_size=2MB", "max_wal_size=1GB",
+        "autovacuum=off", "bgwriter_lru_maxpages=0",
+    )  # fmt: skip
+    socket = _SOCKET
+    """The directory of its Unix socket, in the container."""
+
+    def __init__(
+        self, *, user: str = "test", password: str = "test", database: str = "test", **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.user = self.env.get("POSTGRES_USER", user)
+        self.password = self.env.get("POSTGRES_PASSWORD", password)
+        self.database = self.env.get("POSTGRES_DB", database)
+
+    # ------------------------------------------------------------------- start
+
+    def source(self) -> str | Image:
+        """See `Service.source`."""
+        if not isinstance(self.image, str) or not self.image.startswith("host:"):
+            return self.image
+        found = _newest()
+        if found is None:
+            raise UnsupportedError(
+                "Postgres of host: needs a PostgreSQL server on this machine: apt install "
+                f"{self.packages}, or name an image",
+                missing=["postgres"],
+            )
+        rest = self.image.partition(":")[2].lstrip("?")
+        return "host:?" + "&".join([f"bin={found}/postgres", *([rest] if rest else [])])
+
+    def serve(self, image: Image) -> ContainerSpec:
+        """The server itself, without what an entrypoint does at a first start."""
+        settings = ["listen_addresses=*", *(() if self.durable else self.fast)]
+        words = [word for setting in settings for word in ("-c", setting)]
+        own = () if self.is_packaged(image) else image.config.cmd[1:]
+        return self.spec(
+            [*self._program(image, "postgres"), "-D", _data(image), *words, *own], _Ready(),
+            user="postgres", stop_signal="INT", env={"PGDATA": _data(image)},
+        )  # fmt: skip
+
+    def prepare(self, image: Image) -> Sequence[Stage]:
+        """initdb, the user and the database; by the image's entrypoint where it has one."""
+        if self.is_packaged(image):
+            spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())
+            act = self._initialise
+        else:
+            env = {
+                "POSTGRES_USER": self.user, "POSTGRES_PASSWORD": self.password,
+                "POSTGRES_DB": self.database, "POSTGRES_INITDB_ARGS": "--wal-segsize=1 --no-sync",
+                **self.env,
+            }  # fmt: skip
+            spec = ContainerSpec(
+                self.image, env=env, ports=[self.number], ready=_Ready(), stop_signal="INT"
+            )
+            act = self._warm_up
+        parts = {"the service": self.known_by()}
+        entered = not self.is_packaged(image)
+        return [Stage("initdb", spec, act, parts, traced=False, clean=entered)]
+
+    def _initialise(self, container: Container) -> None:
+        image = container.image
+        data = _data(image)
+        container.exec(
+            ["install", "-d", "-o", "postgres", "-m", "0755", "/var/lib/postgresql", _SOCKET],
+            check=True,
+        )  # fmt: skip
+        container.exec(
+            [
+                *self._program(image, "initdb"), f"--pgdata={data}", f"--username={self.user}",
+                "--pwfile=/dev/stdin", "--auth=trust", "--no-sync", "--encoding=UTF8",
+                "--locale=C.UTF-8", *(() if self.durable else ("--wal-segsize=1",)),
+            ],
+            user="postgres", input=f"{self.password}\n", text=True, check=True,
+        )  # fmt: skip
+        hba = f"{data}/pg_hba.conf"
+        container.exec(
+            ["sh", "-c", 'cat > "$0"', hba], user="postgres", input=_HBA, text=True, check=True
+        )
+        if self.database != "postgres":
+            container.exec(
+                [*self._program(image, "postgres"), "--single", "-D", data, "postgres"],
+                user="postgres", input=f"CREATE DATABASE {quoted(self.database)}\n", text=True,
+                check=True,
+            )  # fmt: skip
+        ctl = self._program(image, "pg_ctl")
+        options = " ".join(self.serve(image).command or ()).partition(" -D ")[2].partition(" ")[2]
+        container.exec(
+            [*ctl, "-D", data, "-w", "-o", options, "-l", "/dev/null", "start"],
+            user="postgres", check=True,
+        )  # fmt: skip
+        self._warm_up(container)
+        container.exec([*ctl, "-D", data, "-w", "-m", "fast", "stop"], user="postgres", check=True)
+
+    def _warm_up(self, container: Container) -> None:
+        """Connect once: that leaves caches of the catalogue on the disk."""
+        self.bound(container).sql("select 1")
+
+    def _program(self, image: Image, name: str) -> list[str]:
+        if not self.is_packaged(image):
+            return [name]
+        if image.mounts:
+            return [f"{_newest()}/{name}"]
+        return ["sh", "-c", _FIND, name]
+
+    # ------------------------------------------------------------------- running
+
+    def sql(self, text: str | bytes, *, database: str | None = None) -> list[list[str]]:
+        """Run SQL with psql, as its superuser; see `SqlService.sql`."""
+        command = [
+            *self._program(self.container.image, "psql"), "-h", _SOCKET, "-U", self.user,
+            "-d", database or self.database, "-XqAt", "-v", "ON_ERROR_STOP=1", "-F", "\x1f",
+            "-R", "\x1e", "-f", "-",
+        ]  # fmt: skip
+        answer = self._client(command, text, user="postgres").removesuffix("\n")
+        return [row.split("\x1f") for row in answer.split("\x1e") if row]
+
+    def clone_database(self, name: str, template: str) -> None:
+        """See `SqlService.clone_database`."""
+        self.sql(f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(template)}", database="postgres")
+
+    def drop_database(self, name: str) -> None:
+        """See `SqlService.drop_database`."""
+        self.sql(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)", database="postgres")
+
+    def version_command(self) -> Sequence[str]:
+        """See `Service.version_command`."""
+        return [*self._program(self.container.image, "postgres"), "--version"]
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    if "\0" in name or not name:
+        raise SpecError(f"{name!r} cannot name a database")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _newest() -> Path | None:
+    """Where this machine has the newest server: packages keep versions side by side."""
+    found = [path.parent for path in _LIB.glob("*/bin/postgres")]
+    return max(
+        found, key=lambda path: [int(part) for part in path.parts[-2].split(".")], default=None
+    )
+
+
+def _data(image: Image) -> str:
+    return image.config.env.get("PGDATA", _DATA)
+
+
+class _Asked(wait.Talk):
+    """The server asks who we are, rather than say that it starts up (protocol.html, 53.2.1)."""
+
+    def __init__(self) -> None:
+        start = struct.pack("!I", 196608) + b"user\0readiness\0\0"
+        super().__init__(struct.pack("!I", len(start) + 4) + start, 5432)
+
+    def answer(self, data: bytes) -> str | None:
+        """See `Talk.answer`."""
+        if data[:1] == b"R":
+            return None
+        # An error whose SQLSTATE is not "cannot connect now" comes from a server that works.
+        if data[:1] == b"E" and b"C57P03" not in data:
+            return None
+        return "it starts up"
+
+
+class _Ready:
+    """It says so in its log; where that goes elsewhere or speaks another language, it is asked.
+
+    To ask costs the server a process, 2 ms in which it could have become ready.
+    """
+
+    def until(self, container: Any, deadline: wait.Deadline) -> None:
+        """See `Wait.until`."""
+        try:
+            wait.log(_SAID).until(container, wait.Deadline(min(_PATIENCE_S, deadline.left_s)))
+        except WaitTimeoutError:
+            _Asked().until(container, deadline)

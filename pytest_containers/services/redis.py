@@ -1,0 +1,94 @@
+"""Redis, and Valkey, which came from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pytest_containers import wait
+from pytest_containers.errors import hide_frames
+from pytest_containers.images.image import Image
+from pytest_containers.services.base import Service
+from pytest_containers.spec import ContainerSpec
+
+__tracebackhide__ = hide_frames
+
+_DATA = "/data"
+
+
+class Redis(Service):
+    """A Redis server.
+
+    Args:
+        password: What clients have to say first; empty is nothing.
+        **options: See `Service`.
+    """
+
+    reference = "redis:7"
+    number = 6379
+    programs = ("redis-server", "redis-cli")
+    packages = "redis-server"
+    scheme = "redis"
+    # Nothing is written while it runs; `settle` writes what a seed has made.
+    fast = ("--save", "", "--appendonly", "no")
+    client: ClassVar[str] = "redis-cli"
+
+    def __init__(self, *, password: str = "", database: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.password = password
+        self.database = str(database) if database else ""
+
+    def serve(self, image: Image) -> ContainerSpec:
+        """The server, which loads the file that a seed has left, if there is one."""
+        words = ["--bind", "* -::*", "--protected-mode", "no", "--dir", _DATA, "--port", "6379"]
+        words += ["--requirepass", self.password] if self.password else []
+        words += [] if self.durable else self.fast
+        # A server with a password answers too: it is asked for.
+        ready = wait.all_of(_answers)
+        return self.spec(
+            ["sh", "-c", f'mkdir -p {_DATA}; exec "$0" "$@"', self.programs[0], *words], ready,
+            env=self.env,
+        )  # fmt: skip
+
+    def settle(self) -> None:
+        """Write all to a file."""
+        self.command("SAVE")
+
+    def command(self, *words: str, input: bytes | None = None) -> str:
+        """Run a command with the server's own client, ``command("SET", "key", "value")``.
+
+        Raises:
+            ExecError: It failed.
+        """
+        login = ["-a", self.password, "--no-auth-warning"] if self.password else []
+        database = ["-n", self.database] if self.database else []
+        result = self.exec([self.client, "-e", *login, *database, *words], input=input, check=True)
+        return str(result.stdout.decode()).removesuffix("\n")
+
+    def run_script(self, path: Path) -> None:
+        """``.redis``: a command on each line; ``.sh`` for the shell of the container."""
+        if path.name.endswith(".redis"):
+            self.command(input=path.read_bytes())
+        else:
+            super().run_script(path)
+
+
+class Valkey(Redis):
+    """A Valkey server; as `Redis`."""
+
+    reference = "valkey/valkey:8"
+    programs = ("valkey-server", "valkey-cli")
+    packages = "valkey-server"
+    scheme = "redis"  # what clients know it as
+    client = "valkey-cli"
+
+
+class _Answers(wait.Talk):
+    def answer(self, data: bytes) -> str | None:
+        """Loaded, whoever may use it."""
+        if data.startswith((b"+PONG", b"-NOAUTH")):
+            return None
+        return f"the answer was {data[:60]!r}"
+
+
+_answers = _Answers(b"PING\r\n", 6379)

@@ -1,0 +1,165 @@
+"""Fixed addresses that lead to one container after the other."""
+
+from __future__ import annotations
+
+import pytest
+
+APP = """
+import os, socket
+ADDRESS = (os.environ["SITE_HOST"], int(os.environ["SITE_PORT"]))
+
+def say(text=b"hello", sock=None):
+    with socket.create_connection(ADDRESS, timeout=5) as sock:
+        sock.sendall(text)
+        sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(100), b""))
+"""
+SERVER = """
+import socket, threading, uuid
+TOKEN = uuid.uuid4().hex.encode()
+server = socket.create_server(("", 7000))
+def serve(sock):
+    while data := sock.recv(100):
+        sock.sendall(TOKEN + b" " + data)
+    sock.close()
+while True:
+    sock, _ = server.accept()
+    threading.Thread(target=serve, args=[sock], daemon=True).start()
+"""
+CONFTEST = f"""
+import pytest_containers as pc
+pc.endpoint("site", 7000)
+import app
+site = pc.container_fixture("host:", ["python3", "-c", {SERVER!r}], ports=[7000])
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyfile(app=APP)
+    pytester.makeconftest(CONFTEST)
+    return pytester
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_settings_that_are_read_early_lead_to_the_tests_own(run, project, workers: str) -> None:
+    result = run(
+        """
+import app, time
+
+@pytest.mark.parametrize("n", range(6))
+def test_it(site, n):
+    token, said = app.say().split()
+    assert said == b"hello"
+    assert app.say().split()[0] == token
+    with site.connect(7000) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(100).split()[0] == token
+    with open("tokens", "a") as file:
+        file.write(token.decode() + "\\n")
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=6)
+    tokens = (project.path / "tokens").read_text().split()
+    assert len(set(tokens)) == 6
+
+
+def test_connections_of_the_last_test_are_reset(run, project) -> None:
+    result = run(
+        """
+import app, socket
+kept = []
+
+def test_first(site):
+    kept.append(socket.create_connection(app.ADDRESS, timeout=5))
+    kept[0].sendall(b"x")
+    assert kept[0].recv(100)
+
+def test_second(site):
+    with pytest.raises(ConnectionResetError):
+        kept[0].recv(100)
+    assert app.say()
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_without_a_container_it_is_refused_and_the_log_says_why(run, project) -> None:
+    result = run(
+        """
+import app
+
+def test_before():
+    app.say()
+
+def test_with(site):
+    assert app.say()
+
+def test_between():
+    app.say()
+
+def test_after(site):
+    assert not app.say()
+""",
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=1, failed=3)
+    text = result.stdout.str()
+    assert text.count("leads to the container of fixture 'site' and refuses connections") >= 2
+    assert "1 came while no test had one" in text
+
+
+def test_an_address_used_while_tests_are_collected_is_explained(run, project) -> None:
+    result = run("import app\napp.say()\n")
+    result.assert_outcomes(errors=1)
+    assert "leads to the container of fixture 'site'" in result.stdout.str()
+
+
+def test_in_the_ini_file_for_settings_that_plugins_read(run, pytester) -> None:
+    pytester.makeini(
+        "[pytest]\ncontainers_endpoint = site:7000 SITE=tcp://{host}:{port}/x OTHER={port}\n"
+    )
+    pytester.makeconftest(
+        f"""
+import os, pytest_containers as pc
+SITE, OTHER = os.environ["SITE"], os.environ["OTHER"]
+assert SITE == f"tcp://127.0.0.1:{{OTHER}}/x"
+site = pc.container_fixture("host:", ["python3", "-c", {SERVER!r}], ports=[7000])
+"""
+    )
+    result = run(
+        """
+import os, socket
+
+def test_it(site):
+    with socket.create_connection(("127.0.0.1", int(os.environ["OTHER"]))) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(100).endswith(b" x")
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("pc.endpoint('db', 5432); pc.endpoint('db', 5433)", "is for port 5432 already"),
+        ("pc.endpoint('db', 0)", "not a whole number from 1 to 65535"),
+        ("pc.endpoint('db', 1, env={'X': '{nothing}'})", "may use {host}, {port} only"),
+        ("pc.services.Redis.fixture(endpoint=5)", "endpoint=5 is not usable"),
+    ],
+)
+def test_bad_endpoints(run, code: str, message: str) -> None:
+    result = run(code)
+    assert result.ret != 0
+    assert message in result.stdout.str()
+
+
+def test_a_bad_line_of_the_ini_file(run, pytester) -> None:
+    pytester.makeini("[pytest]\ncontainers_endpoint = site\n")
+    result = run("def test_it(): pass")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "it must be 'fixture:port VARIABLE=value" in result.stderr.str()

@@ -1,0 +1,127 @@
+"""Isolation: one for all, a database for each, and workers that die."""
+
+from __future__ import annotations
+
+import pytest
+
+COMMON = """
+import os, time
+def token(c):
+    return c.read_text("/srv/token").strip()
+TOKEN = ["sh", "-c", "cat /proc/sys/kernel/random/uuid > /srv/token; touch /srv/up; sleep 1000"]
+one = pc.container_fixture("host:", TOKEN, ready=pc.wait.file("/srv/up"), isolation="none")
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "3"])
+def test_one_container_for_all_tests_and_workers(run, pytester, workers: str) -> None:
+    result = run(
+        COMMON
+        + """
+@pytest.mark.parametrize("n", range(9))
+def test_it(one, n, containers):
+    with open("tokens", "a") as file:
+        file.write(token(one) + "\\n")
+    other = containers.run("host:", ["sh", "-c", "getent hosts one && touch /srv/found; sleep 9"],
+                           ready=pc.wait.file("/srv/found"))
+    assert other.ip != one.ip
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=9)
+    tokens = (pytester.path / "tokens").read_text().split()
+    assert len(tokens) == 9
+    assert len(set(tokens)) == 1
+
+
+def test_a_worker_that_crashes_does_not_take_it_along(run, pytester) -> None:
+    result = run(
+        COMMON
+        + """
+@pytest.mark.parametrize("n", range(12))
+def test_it(one, n):
+    with open("tokens", "a") as file:
+        file.write(token(one) + "\\n")
+    if n == 1:
+        os.kill(os.getpid(), 9)
+    time.sleep(0.1)
+""",
+        "-n",
+        "2",
+    )
+    result.assert_outcomes(passed=11, failed=1)
+    assert len(set((pytester.path / "tokens").read_text().split())) == 1
+
+
+def test_a_failure_to_start_is_told_to_all(run) -> None:
+    result = run(
+        """
+one = pc.container_fixture("host:", ["sh", "-c", "echo broken; exit 3"], ports=[1], isolation="none")
+
+@pytest.mark.parametrize("n", range(4))
+def test_it(one, n):
+    pass
+""",
+        "-n",
+        "2",
+    )
+    result.assert_outcomes(errors=4)
+    assert result.stdout.str().count("ended with exit code 3") >= 4
+
+
+@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_database_for_each_test_on_one_server(run, pytester, workers: str) -> None:
+    result = run(
+        """
+def load(db):
+    db.sql("create table t(a int); insert into t values (1)")
+
+db = pc.services.Postgres.fixture(image="host:", seed=load, isolation="database")
+
+@pytest.mark.parametrize("n", range(4))
+def test_it(db, n):
+    assert db.sql("select count(*) from t") == [["1"]]
+    db.sql("insert into t values (2)")
+    assert db.database in db.dsn and db.database.startswith("test_")
+    with open("servers", "a") as file:
+        file.write(db.container.id + " " + db.database + "\\n")
+
+def test_others_are_gone(db):
+    names = db.sql("select datname from pg_database where datname like 'test\\\\_%'")
+    assert [db.database] in names and len(names) <= 2
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=5)
+    lines = [line.split() for line in (pytester.path / "servers").read_text().splitlines()]
+    assert len({server for server, _ in lines}) == 1
+    assert len({database for _, database in lines}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("isolation='pod'", "isolation 'pod' is not one of server, database, none"),
+        ("isolation='database'", "isolation='database' is for SQL services"),
+        ("inputs='x'", "inputs='x' must be a list of paths"),
+        ("seed=3", "seed 3 is not usable"),
+        ("seed='none.sh'", "none.sh does not exist; relative paths are relative to"),
+        ("seed='test_it_.txt'", "test_it_.txt does not exist"),
+        ("inputs=['none'], seed='seed.sh'", "there is nothing at"),
+    ],
+)
+def test_bad_arguments(run, pytester, arguments: str, message: str) -> None:
+    (pytester.path / "seed.sh").write_text("true\n")
+    result = run(
+        f"""
+db = pc.container_fixture("host:", ["sleep", "9"], {arguments})
+
+def test_it(db):
+    pass
+"""
+    )
+    assert result.ret != 0
+    assert message in result.stdout.str() + result.stderr.str()
