@@ -299,14 +299,14 @@ def _prune(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
         )
     if arguments.format == "json":
-        names = ("names", "layers", "blobs", "freed_bytes", "held")
+        names = ("names", "states", "layers", "blobs", "freed_bytes", "held")
         print(json.dumps({name: getattr(done, name) for name in names}, indent=2))
         return 0
     for name in done.names:
         print(name)
     verb = "would be removed" if arguments.dry_run else "removed"
     print(
-        f"{len(done.names)} names, {done.layers} layers and {done.blobs} archives {verb}: "
+        f"{len(done.names)} names, {done.states} states, {done.layers} layers and {done.blobs} archives {verb}: "
         f"{size(done.freed_bytes)}"
     )
     if done.held:

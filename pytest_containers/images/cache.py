@@ -10,10 +10,14 @@ import io
 import json
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pytest_containers.errors import ImageError, hide_frames
 from pytest_containers.images import archives
+from pytest_containers.images.commit import packed
+from pytest_containers.images.compress import gzipped
 from pytest_containers.images.directories import remove_tree
 from pytest_containers.images.holds import Holds
 from pytest_containers.images.library import Library
@@ -21,6 +25,7 @@ from pytest_containers.images.load import archive_at_path
 from pytest_containers.images.pull import Puller
 from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.save import save
+from pytest_containers.images.states import State, every
 
 __tracebackhide__ = hide_frames
 
@@ -29,22 +34,55 @@ _FACTS = "pytest-containers.json"
 
 
 def export(library: Library, target: Path, puller: Puller) -> list[str]:
-    """Write all named images to one file; returns their names.
+    """Write all named images and all states to one file; returns their names.
 
     Raises:
         ImageError: There is none, or the file cannot be written.
     """
     records = library.names.all()
-    if not records:
+    states = library.states.all() if has_states(library) else []
+    if not records and not states:
         raise ImageError(f"cache export to {target}: there is no image in {library.store.home}")
     save(library, records, target, "archive", puller)
-    facts = [
+    images = [
         {"name": one.name, "digest": one.digest, "resolved": one.resolved, "origin": one.origin}
         for one in records
     ]
+    names = [record.reference.familiar for record in records]
     with tarfile.open(target, "a") as tar:
+        known = [_add_state(library, tar, state) for state in states]
+        facts = {"images": images, "states": [one for one in known if one is not None]}
         _add(tar, _FACTS, json.dumps(facts).encode())
-    return [record.reference.familiar for record in records]
+    return names + [_title(one) for one in facts["states"]]
+
+
+def has_states(library: Library) -> bool:
+    """Whether there are any; to look at one may need the run."""
+    return next(every(library.store), None) is not None
+
+
+def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str, Any] | None:
+    """Add a state's layer; what is known of it. None if it is of other ids, or gone."""
+    layer = library.layers.find(state.layer)
+    if layer is None:
+        return None
+    name = f"states/{state.layer[7:]}.tar.gz"
+    with library.store.temp_dir() as temp, (temp.path / "layer").open("w+b") as file:
+        for piece in gzipped(packed(library, layer)):
+            file.write(piece)
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = file.tell(), 0o644
+        file.seek(0)
+        tar.addfile(member, file)
+    return {
+        "file": name, "key": state.key, "layer": state.layer, "base": state.base,
+        "facts": dict(state.facts),
+    }  # fmt: skip
+
+
+def _title(state: Mapping[str, Any]) -> str:
+    facts = state["facts"]
+    return f"state: {facts.get('title') or facts.get('name') or state['key'][:12]}"
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -54,7 +92,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bring_in(library: Library, path: Path) -> list[str]:
-    """Take the images of such a file, names and all; nothing is unpacked yet.
+    """Take the images of such a file, names and all, and its states.
+
+    Layers of images are unpacked when they are first used.
 
     Raises:
         ImageError: It is none, or damaged.
@@ -64,9 +104,14 @@ def bring_in(library: Library, path: Path) -> list[str]:
     with archives.Files(path) as files, library.store.among_others():
         if not files.has(_FACTS):
             raise ImageError(f"{path} was not made by `cache export`; use `load`", path=str(path))
-        facts = {one["name"]: one for one in json.loads(files.read(_FACTS))}
-        for found in archives.every(files, source):
+        known = json.loads(files.read(_FACTS))
+        facts = {one["name"]: one for one in known["images"]}
+        for found in archives.every(files, source) if facts else ():
             names += _take(library, found, facts)
+        for state in known["states"]:
+            library.layers.thaw(files.part(state["file"]), state["layer"], _title(state))
+            library.states.enter(state["key"], state["base"], state["layer"], state["facts"])
+            names.append(_title(state))
     return names
 
 

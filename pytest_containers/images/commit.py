@@ -89,14 +89,16 @@ def _base_layers(library: Library, base: Image) -> tuple[list[Descriptor], list[
         elif not layer.diff_id and not anew:
             continue  # it will be made again when the image is used
         else:
-            found, diff_id = add_layer(library.blobs, _packed(library, layer))
+            found, diff_id = add_layer(library.blobs, packed(library, layer))
             anew = True
         layers.append(found)
         diff_ids.append(diff_id)
     return layers, diff_ids
 
 
-def _packed(library: Library, layer: Layer) -> Iterator[bytes]:
+def packed(library: Library, layer: Layer) -> Iterator[bytes]:
+    """An unpacked layer as a tar, in pieces."""
+
     def pack(pipe: int) -> None:
         fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -193,6 +193,18 @@ class Layers:
             self._store.finish_layer(temp, path, {"kind": "state", **result})
         return Layer(path / "tree", "mapped", layer_id)
 
+    def thaw(self, archive: Archive, layer_id: str, name: str) -> None:
+        """Unpack what was frozen elsewhere, under the name that it had there."""
+        with self._lock(layer_id), storing(name, self._store.home), self._store.temp_dir() as temp:
+            if self.find(layer_id) is not None:
+                return
+            result = self._unpack_into(temp, archive, None, name)
+            temp.path.chmod(0o700)
+            path = self._path(layer_id)
+            self.drop(path)
+            record = {key: result[key] for key in ("size_bytes", "entries")}
+            self._store.finish_layer(temp, path, {"kind": "state", **record})
+
     def completed(self, layers: Sequence[Layer]) -> list[Layer]:
         """The layers of an image with those between them that `parents` makes, where needed."""
         done: list[Layer] = []

@@ -131,9 +131,9 @@ class States:
 def every(store: Store) -> Iterator[State]:
     """All states of a store, also those whose layers are of other users' ids."""
     with suppress(FileNotFoundError):
-        for entry in os.scandir(store.home / "states"):
-            if _KEY.match(entry.name):
-                yield from known(store, Path(entry.path))
+        for name in os.listdir(store.home / "states"):
+            if _KEY.match(name):
+                yield from known(store, store.home / "states" / name)
 
 
 def known(store: Store, folder: Path) -> Iterator[State]:

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import Any
 
-from pytest_containers.errors import ImageError, hide_frames
+from pytest_containers.errors import ContainersError, ImageError, hide_frames
 from pytest_containers.images.directories import TempDir, remove_tree, try_lock
 from pytest_containers.images.reference import check_digest
 
@@ -55,6 +55,8 @@ def storing(what: str, home: Path) -> Iterator[None]:
     """Turn an OSError of a write to the store into one sentence."""
     try:
         yield
+    except ContainersError:  # some are OSErrors too, and say what they are
+        raise
     except OSError as error:
         raise ImageError(
             f"cannot store {what} in {home}: {error.strerror or error}; free or permit it there, "

@@ -110,10 +110,10 @@ def distrust_later_than(facts: Mapping[str, Any], when_ns: int, root: Path) -> N
     Args:
         when_ns: When the use began, since the epoch.
     """
-    for name, known in facts["files"].items():
+    for name in facts["files"]:
         with suppress(OSError):
             if os.stat(_long(name, root)).st_mtime_ns > when_ns:
-                known |= {"stat": [], "sha256": "", "tree": ""}
+                facts["files"][name] = {"stat": [], "sha256": ""}
 
 
 def _is_collected(path: str) -> bool:

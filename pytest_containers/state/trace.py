@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import source_from_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -93,6 +94,7 @@ class Trace:
 
     def _below(self, path: str) -> str | None:
         """The real path if it is a file of the project's own."""
+        path = path if path.startswith(("/", "<")) else os.path.abspath(path)
         if path not in self._seen:
             self._seen[path] = self._resolved(path)
         return self._seen[path]
@@ -116,8 +118,6 @@ def _environments() -> Iterator[str]:
 
 
 def _source_of(path: str) -> str:
-    from importlib.util import source_from_cache
-
     try:
         return source_from_cache(path)
     except ValueError:

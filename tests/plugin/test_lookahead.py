@@ -182,7 +182,9 @@ def test_it(first, n):
     result.assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize("arguments", [["-k", "2 or 3"], ["-x"], ["-n", "2"], ["--lf"], ["-p", "randomly"]])
+@pytest.mark.parametrize(
+    "arguments", [["-k", "2 or 3"], ["-x"], ["-n", "2"], ["--lf"], ["-p", "randomly"]]
+)
 def test_with_selections_and_orders(run, arguments: list[str]) -> None:
     result = run(
         COMMON

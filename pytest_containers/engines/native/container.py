@@ -629,7 +629,7 @@ class Container:
                 "job", function=function, args=args, upper_of=self.id, search_path=search_path,
                 fds=fds,
             )  # fmt: skip
-        except ImageError:
+        except (ImageError, NotRunningError, RunLostError):
             raise
         except ContainersError as error:
             raise ImageError(error.message, **error.data) from error

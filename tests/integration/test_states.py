@@ -1,0 +1,365 @@
+"""States: made once, found again while nothing has changed, never half."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pytest_containers as pc
+from pytest_containers.images.image import Image
+from pytest_containers.state import warm
+from pytest_containers.state.facts import Inputs
+from pytest_containers.state.seeds import seeds_of
+from pytest_containers.state.warm import Outcome, Stage, Warm
+
+SLEEPER = pc.ContainerSpec("host:", ["sleep", "1000"])
+SERVER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *a: (open("/srv/ended", "w").close(), sys.exit(0)))
+open("/srv/up", "w").close()
+time.sleep(1000)
+"""
+SERVED = pc.ContainerSpec("host:", ["python3", "-c", SERVER], ready=pc.wait.file("/srv/up"))
+
+
+def write(text: str) -> Callable[[pc.Container], None]:
+    def seed(container: pc.Container) -> None:
+        container.exec(["sh", "-c", f"echo {text} >> /srv/text"], check=True)
+
+    return seed
+
+
+class Project:
+    """A project's states, as a test run would use them."""
+
+    def __init__(self, engine: pc.Engine, root: Path) -> None:
+        self.engine, self.root = engine, root
+        self.outcomes: list[Outcome] = []
+        self.new()
+
+    def new(self, **options: object) -> Warm:
+        self.warm = Warm(self.engine, self.root, tell=self.outcomes.append, **options)
+        return self.warm
+
+    def image(
+        self, seed: object, spec: pc.ContainerSpec = SLEEPER, *, inputs: object = (),
+        limit_s: float | None = 20.0, clean: bool = False,
+    ) -> Image:  # fmt: skip
+        base = self.engine.image("host:")
+        stages = [
+            Stage(
+                f"seed {one.title}", spec, one.apply, {"the seed": one.identity},
+                inputs=Inputs(inputs, self.root), module=one.module, limit_s=limit_s, clean=clean,
+            )
+            for one in seeds_of(seed, self.root)
+        ]  # fmt: skip
+        return self.warm.image("db", base, stages, name="db")
+
+    def text(self, image: Image) -> str:
+        with self.engine.run(image, ["cat", "/srv/text"]) as container:
+            container.wait()
+            return container.logs().stdout
+
+    def last(self) -> tuple[bool, str]:
+        return self.outcomes[-1].reused, self.outcomes[-1].reason
+
+
+@pytest.fixture
+def project(own_engine, tmp_path: Path) -> Project:
+    (tmp_path / "project").mkdir()
+    return Project(own_engine(), tmp_path / "project")
+
+
+def test_made_once_and_found_by_the_next_run(project: Project) -> None:
+    seed = write("one")
+    first = project.image(seed)
+    assert project.text(first) == "one\n"
+    assert project.last() == (False, "it is made for the first time")
+    assert project.image(seed) is first
+    project.new()
+    assert project.image(seed).id == first.id
+    assert project.last() == (True, "")
+
+
+def test_steps_build_on_each_other_and_share_what_is_below(project: Project) -> None:
+    one, two, three = write("one"), write("two"), write("three")
+    assert project.text(project.image([one, two])) == "one\ntwo\n"
+    project.new()
+    assert project.text(project.image([one, three])) == "one\nthree\n"
+    assert [outcome.reused for outcome in project.outcomes] == [False, False, True, False]
+
+
+def test_what_a_script_and_a_directory_contain(project: Project) -> None:
+    folder = project.root / "steps"
+    folder.mkdir()
+    (folder / "1.sh").write_text("echo one >> /srv/text\n")
+    assert project.text(project.image("steps")) == "one\n"
+    project.new()
+    project.image("steps")
+    assert project.last() == (True, "")
+    (folder / "2.sh").write_text("echo two >> /srv/text\n")
+    project.new()
+    assert project.text(project.image("steps")) == "one\ntwo\n"
+    assert project.last() == (False, "there are other files in steps")
+    (folder / "2.sh").write_text("echo zwei >> /srv/text\n")
+    project.new()
+    assert project.text(project.image("steps")) == "one\nzwei\n"
+    assert project.last() == (False, "steps/2.sh has changed")
+
+
+def test_back_to_what_it_was(project: Project) -> None:
+    """As with branches of a repository: the state of the other branch is still there."""
+    script = project.root / "seed.sh"
+    for text in ("one", "two", "one", "two"):
+        script.write_text(f"echo {text} > /srv/text\n")
+        project.new()
+        assert project.text(project.image("seed.sh")) == f"{text}\n"
+    assert [outcome.reused for outcome in project.outcomes] == [False, False, True, True]
+
+
+def test_another_spec_another_image_another_seed(project: Project) -> None:
+    seed = write("one")
+    project.image(seed)
+    project.image(seed, pc.ContainerSpec("host:", ["sleep", "1000"], env={"A": "1"}))
+    assert project.last() == (False, "the spec has changed")
+    # What starts with it changes nothing that is there already: no reason to make it anew.
+    waiting = pc.ContainerSpec("host:", ["sleep", "1000"], ready=pc.wait.callable(lambda c: True))
+    project.new()
+    project.image(seed, waiting)
+    assert project.last() == (True, "")
+
+
+def test_fresh(project: Project) -> None:
+    seed = write("one")
+    first = project.image(seed)
+    began = time.time()
+    project.new(fresh_since=began)
+    assert project.image(seed).id != first.id
+    assert project.last() == (False, "--containers-fresh")
+    project.new(fresh_since=began)  # a worker of the same run
+    project.image(seed)
+    assert project.last() == (True, "")
+
+
+def test_inputs_that_nobody_saw(project: Project) -> None:
+    (project.root / "dump").write_bytes(b"1")
+    seed = write("one")
+    project.image(seed, inputs=["dump"])
+    (project.root / "dump").write_bytes(b"2")
+    project.new()
+    project.image(seed, inputs=["dump"])
+    assert project.last() == (False, "input dump has changed")
+
+
+def test_a_server_is_ended_before_its_files_are_frozen(project: Project) -> None:
+    image = project.image(write("one"), SERVED)
+    with project.engine.run(image, ["ls", "/srv"]) as container:
+        container.wait()
+        assert container.logs().stdout.split() == ["ended", "text", "up"]
+
+
+def test_a_seed_that_raises(project: Project) -> None:
+    calls = itertools.count()  # no plain data, so no part of what the seed is known by
+
+    def seed(container: pc.Container) -> None:
+        next(calls)
+        container.write_text("/srv/half", "")
+        raise ValueError("no such column")
+
+    for _ in range(3):
+        with pytest.raises(
+            pc.SeedError, match=r"seed seed failed: ValueError: no such column"
+        ) as caught:
+            project.image(seed)
+        assert isinstance(caught.value.__cause__, ValueError)
+    assert next(calls) == 1
+    project.new()
+    with pytest.raises(pc.SeedError):
+        project.image(seed)
+    assert next(calls) == 3  # another run tries again
+    assert list((project.engine.images.store.home / "states").rglob("*.json")) == []
+
+
+def test_a_seed_that_leaves_the_server_dead(project: Project) -> None:
+    script = "echo last words; until [ -e /srv/die ]; do sleep 0.01; done; exit 3"
+    spec = pc.ContainerSpec("host:", ["sh", "-c", script])
+
+    def seed(container: pc.Container) -> None:
+        container.write_text("/srv/die", "")
+        container.wait(5)
+
+    with pytest.raises(pc.SeedError, match="ended with exit code 3 meanwhile") as caught:
+        project.image(seed, spec)
+    assert caught.value.exit_code == 3
+    assert "last words" in caught.value.log_tail
+    assert list((project.engine.images.store.home / "states").rglob("*.json")) == []
+
+
+def test_a_server_that_does_not_end_cleanly(project: Project) -> None:
+    code = "import signal, sys, time; signal.signal(15, lambda *a: sys.exit(4)); open('/srv/up', 'w'); time.sleep(99)"
+    spec = pc.ContainerSpec("host:", ["python3", "-c", code], ready=pc.wait.file("/srv/up"))
+    with pytest.raises(pc.SeedError, match="did not end cleanly afterwards, but with exit code 4"):
+        project.image(write("x"), spec, clean=True)
+
+
+@pytest.mark.parametrize("waits_for", ["container", "itself"])
+def test_a_seed_that_hangs(project: Project, waits_for: str) -> None:
+    def seed(container: pc.Container) -> None:
+        if waits_for == "container":
+            container.exec(["sleep", "100"], check=True)
+        else:
+            time.sleep(100)
+
+    began = time.monotonic()
+    with pytest.raises(pc.SeedError, match=r"did not end within 0.3 s and was interrupted"):
+        project.image(seed, limit_s=0.3)
+    assert time.monotonic() - began < 20
+
+
+def test_a_plain_container_knows_no_sql(project: Project) -> None:
+    (project.root / "a.sql").write_text("select 1;")
+    with pytest.raises(pc.SeedError, match=r"a plain container can run .sh files only"):
+        project.image("a.sql")
+
+
+def test_old_ones_go(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_KEPT", 2)
+    script = project.root / "seed.sh"
+    home = project.engine.images.store.home
+    for number in range(5):
+        script.write_text(f"echo {number} > /srv/text\n")
+        project.new()
+        project.image("seed.sh")
+        assert len(list((home / "states").rglob("*.json"))) <= 2
+    project.engine.close()
+    # A layer that nobody uses any more goes with its record; the run has used none of them.
+    assert len(list((home / "layers").glob("*/*/record.json"))) == 3  # and the host's skeleton
+
+
+def test_prune_and_clear(own_engine, project: Project) -> None:
+    project.image(write("one"))
+    done = project.engine.images.prune(unused_for_s=3600)
+    assert done.states == 0
+    done = project.engine.images.prune(all_unused=True)
+    assert done.states == 1
+    project.new()
+    project.image(write("one"))
+    project.engine.close()
+    engine = own_engine()
+    engine.images.cache_clear()
+    assert list((engine.images.store.home / "states").iterdir()) == []
+
+
+def test_states_travel_in_a_file(own_engine, project: Project, tmp_path: Path) -> None:
+    seeds = [write("one"), write("two")]
+    image = project.image(seeds)
+    with project.engine.run(image, ["sh", "-c", "rm -r /var/lib; mkdir /var/lib"]) as container:
+        container.wait()
+    exported = project.engine.images.cache_export(tmp_path / "cache.tar")
+    assert exported == ["state: seed seed", "state: seed seed"]
+    other = Project(own_engine(home=tmp_path / "other"), project.root)
+    assert other.engine.images.cache_import(tmp_path / "cache.tar") == exported
+    assert other.text(other.image(seeds)) == "one\ntwo\n"
+    assert [outcome.reused for outcome in other.outcomes] == [True, True]
+    # Once more is no harm.
+    other.engine.images.cache_import(tmp_path / "cache.tar")
+
+
+def test_a_layer_that_is_gone_is_made_again(project: Project) -> None:
+    seed = write("one")
+    image = project.image(seed)
+    (image.layers[-1].path.parent / "record.json").unlink()
+    project.new()
+    assert project.text(project.image(seed)) == "one\n"
+    assert not project.outcomes[-1].reused
+
+
+def test_a_power_cut_before_it_was_on_the_disk(project: Project) -> None:
+    seed = write("one")
+    image = project.image(seed)
+    record = image.layers[-1].path.parent / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot_id": "another"}))
+    project.new()
+    assert project.text(project.image(seed)) == "one\n"
+    assert not project.outcomes[-1].reused
+
+
+def test_one_builds_and_the_others_wait(own_engine, project: Project) -> None:
+    """Threads with a run of their own each, as two test runs at once."""
+    calls, found, errors = [], [], []
+
+    def seed(container: pc.Container) -> None:
+        calls.append(1)
+        time.sleep(0.3)
+        container.write_text("/srv/text", "one\n")
+
+    def use() -> None:
+        try:
+            other = Project(own_engine(), project.root)
+            found.append(other.image(seed, limit_s=None).id)
+        except Exception as error:  # noqa: BLE001 - shown below
+            errors.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(calls) == 1
+    assert len(set(found)) == 1
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import pytest_containers as pc
+from pytest_containers.state.warm import Stage, Warm
+def act(container):
+    container.exec(["sh", "-c", "head -c 50M /dev/zero > /srv/big"], check=True)
+    print("seeded", flush=True)
+with pc.Engine(home=sys.argv[1]) as engine:
+    stage = Stage("seed", pc.ContainerSpec("host:", ["sleep", "1000"]), act, {"the seed": "1"})
+    image = Warm(engine, Path(sys.argv[2])).image("db", engine.image("host:"), [stage], name="db")
+    print("kept", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant_nothing_half_is_used(tmp_path: Path) -> None:
+    home = tmp_path / "store"
+    kept = 0
+    for trial in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(home), str(tmp_path)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        time.sleep(trial * 0.004)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        kept += line == "kept\n"
+    with pc.Engine(home=home) as engine:
+        for state in engine.images.states.all():
+            layer = engine.images.states.image(engine.image("host:"), state)
+            if layer is None:
+                continue
+            with engine.run(layer, ["stat", "-c", "%s", "/srv/big"]) as container:
+                assert container.wait() == 0
+                assert container.logs().stdout == f"{50 << 20}\n"
+        engine.images.prune(all_unused=True)
+        engine.images.states.all()
+    assert os.path.isdir(home)

@@ -1,0 +1,354 @@
+"""What a seed is known by, and what it was seen to use."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_containers.errors import SpecError
+from pytest_containers.state import facts, sources
+from pytest_containers.state.seeds import scripts_in, seeds_of
+from pytest_containers.state.trace import READ_EVENT, Trace, recording
+
+CODE = """
+import os
+LIMIT = 3
+
+def used(x):
+    return x + LIMIT
+
+def unused(x):
+    return x - LIMIT
+
+class Model:
+    name = "column"
+
+    def save(self):
+        return 1
+
+def make():
+    return [1]
+
+ROWS = make()
+
+def test_it():
+    assert used(1)
+"""
+
+
+def digest_of(code: str, *kept: str, without_tests: bool = True) -> str:
+    text = textwrap.dedent(code).encode()
+    functions = sources.kept_functions({"f": text}, {"f": set(kept)})["f"]
+    return sources.digest(text, functions, without_tests=without_tests)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return x - LIMIT", "return x - LIMIT - 1"),
+        ("return 1", "return 2"),
+        ("assert used(1)", "assert used(2)"),
+        ("def test_it", "def test_another"),
+        ("LIMIT = 3\n", "LIMIT = 3  # rows\n\n\n"),
+    ],
+)
+def test_what_cannot_have_mattered_changes_nothing(old: str, new: str) -> None:
+    assert old in CODE
+    assert digest_of(CODE.replace(old, new), "used") == digest_of(CODE, "used")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return x + LIMIT", "return x + LIMIT + 1"),
+        ("LIMIT = 3", "LIMIT = 4"),
+        ('name = "column"', 'name = "other"'),
+        ("return [1]", "return [2]"),
+        ("def unused(x)", "def unused(x, y=1)"),
+    ],
+)
+def test_what_may_have_mattered_changes_it(old: str, new: str) -> None:
+    assert old in CODE
+    assert digest_of(CODE.replace(old, new), "used") != digest_of(CODE, "used")
+
+
+def test_functions_called_at_import_count_in_whatever_file_they_are() -> None:
+    files = {
+        "helper": b"def rows():\n    return more()\ndef more():\n    return 1\ndef other(): pass\n"
+        b"class Row:\n    def __init__(self): self.x = 1\n    def save(self): pass\n",
+        "user": b"from helper import rows, Row\nROWS = rows()\nONE = Row()\n",
+    }
+    kept = sources.kept_functions(files, {})
+    assert kept == {"helper": ["Row.__init__", "more", "rows"], "user": []}
+
+
+@given(st.sampled_from(["used", "unused", "Model.save", "make"]), st.integers(0, 5))
+def test_a_body_counts_exactly_when_it_is_kept(name: str, number: int) -> None:
+    leaf = name.rpartition(".")[2]
+    body = {
+        "used": "return x + LIMIT",
+        "unused": "return x - LIMIT",
+        "save": "return 1",
+        "make": "return [1]",
+    }[leaf]
+    changed = CODE.replace(body, f"return 'changed {number}'")
+    same = sources.digest(CODE.encode(), []) == sources.digest(changed.encode(), [])
+    differs = sources.digest(CODE.encode(), [name]) != sources.digest(changed.encode(), [name])
+    assert same and differs
+
+
+# ---------------------------------------------------------------------- seeds
+
+
+def first(db):
+    db.append(1)
+
+
+def another():
+    def first(db):
+        db.append(2)
+
+    return first
+
+
+def closing_over(value):
+    def seed(db):
+        db.append(value)
+
+    return seed
+
+
+def test_two_seeds_of_one_name_are_different() -> None:
+    (one,), (two,) = seeds_of(first, Path()), seeds_of(another(), Path())
+    assert one.title == two.title == "first"
+    assert one.identity != two.identity
+
+
+def test_arguments_and_closures_are_part_of_a_seed() -> None:
+    def identity(value: object) -> str:
+        return seeds_of(value, Path())[0].identity
+
+    assert identity(functools.partial(first, n=1)) != identity(functools.partial(first, n=2))
+    assert identity(closing_over(1)) != identity(closing_over(2))
+    assert identity(closing_over({"b": 1, "a": 2})) == identity(closing_over({"a": 2, "b": 1}))
+    assert identity(first) == identity(first)
+
+
+def test_a_list_is_one_step_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text("")
+    assert [seed.title for seed in seeds_of([first, "a.sql", None], tmp_path)] == ["first", "a.sql"]
+
+
+def test_scripts_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["2_b.sql", "10_c.sql", "1_a.sql", "1_a.down.sql", "readme.md", "V3__d.sql.gz"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    found = [path.name for path in scripts_in(tmp_path)]
+    assert found == ["1_a.sql", "2_b.sql", "10_c.sql", "V3__d.sql.gz"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (3, "must be a callable"),
+        ("none.sql", "none.sql does not exist; relative paths are relative to"),
+        ("notes.txt", "is of no known kind"),
+        ("empty", "there is no script in that directory"),
+    ],
+)
+def test_seeds_that_cannot_be(tmp_path: Path, seed: object, message: str) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match=message):
+        seeds_of(seed, tmp_path)
+
+
+def test_an_input_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="inputs: there is nothing at"):
+        facts.Inputs(["x/*.sql"], tmp_path)
+
+
+# ---------------------------------------------------------------------- trace
+
+PROBE = """
+import json, os, sys
+from pathlib import Path
+root = Path(sys.argv[1])
+sys.path.insert(0, str(root))
+import early, unrelated
+from pytest_containers.state import facts
+from pytest_containers.state.trace import Trace, recording
+trace = Trace(root)
+inputs = facts.Inputs([], root)
+with recording(trace):
+    early.work(root)
+print(json.dumps(facts.gather(trace, inputs, root, None)))
+"""
+FILES = {
+    "early.py": """
+import os
+import subprocess
+from pathlib import Path
+
+VALUES = [1, 2]
+
+def work(root):
+    import lately
+    lately.work()
+    (root / "data.txt").read_text()
+    Path(root, "made.txt").write_text("x")
+    Path(root, "made.txt").read_text()
+    sorted(os.listdir(root / "migrations"))
+    os.environ.get("SEEN"), os.environ.get("UNSET")
+    os.environ["WRITTEN"] = "x"
+    os.environ["WRITTEN"]
+    subprocess.run(["cat", str(root / "named.txt")], check=True, stdout=subprocess.DEVNULL,
+                   env={**os.environ})
+
+def unused():
+    return 1
+""",
+    "lately.py": "def work():\n    return 1\n",
+    "unrelated.py": "def view():\n    return 1\n",
+    "data.txt": "data",
+    "named.txt": "named",
+    "migrations/1.sql": "one",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def traced(root: Path, **env: str) -> dict:
+    import json
+
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE, str(root)], capture_output=True, text=True, check=True,
+        env={**os.environ, "SEEN": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
+    )  # fmt: skip
+    return json.loads(result.stdout)
+
+
+def test_what_is_used_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = traced(project)
+    assert set(known["files"]) == {"early.py", "lately.py", "unrelated.py", "data.txt", "named.txt"}
+    assert known["files"]["early.py"]["kept"] == ["work"]
+    assert known["files"]["unrelated.py"]["kept"] == []
+    assert set(known["folders"]) == {"migrations"}
+    assert set(known["variables"]) == {"SEEN", "UNSET"}
+    assert known["variables"]["UNSET"] is None
+    monkeypatch.setenv("SEEN", "1")
+    assert facts.change(known, project) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "change"),
+    [
+        ("data.txt", "other", "data.txt has changed"),
+        ("data.txt", None, "data.txt is gone"),
+        ("named.txt", "other", "named.txt has changed"),
+        ("migrations/2.sql", "two", "there are other files in migrations"),
+        ("migrations/.hidden", "", None),
+        ("early.py", FILES["early.py"].replace("[1, 2]", "[1, 3]"), "early.py has changed"),
+        ("early.py", FILES["early.py"].replace("return 1", "return 2"), None),
+        ("lately.py", "def work():\n    return 2\n", "lately.py has changed"),
+        ("unrelated.py", "def view():\n    return 2\n", None),
+        ("unrelated.py", "import os\ndef view():\n    return 1\n", "unrelated.py has changed"),
+        ("new.py", "x = 1", None),
+    ],
+)
+def test_what_changes_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, change: str | None
+) -> None:
+    monkeypatch.setenv("SEEN", "1")
+    known = traced(project)
+    if text is None:
+        (project / name).unlink()
+    else:
+        (project / name).write_text(text)
+    assert facts.change(known, project) == change
+
+
+def test_variables_and_packages(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = traced(project)
+    monkeypatch.setenv("SEEN", "2")
+    assert facts.change(known, project) == "environment variable SEEN has changed"
+    monkeypatch.setenv("SEEN", "1")
+    monkeypatch.setenv("UNSET", "1")
+    assert facts.change(known, project) == "environment variable UNSET has changed"
+    monkeypatch.delenv("UNSET")
+    known["packages"]["filelock"] = "0.1"
+    assert facts.change(known, project).startswith("package filelock is ")
+
+
+def test_values_of_variables_are_not_kept(project: Path) -> None:
+    import json
+
+    secret = "very-secret-value"
+    assert secret not in json.dumps(traced(project, SEEN=secret))
+
+
+def test_another_checkout_with_the_same_files(project: Path, tmp_path: Path) -> None:
+    import shutil
+
+    known = traced(project)
+    other = tmp_path / "other"
+    shutil.copytree(project, other)
+    os.environ["SEEN"] = "1"
+    try:
+        assert facts.change(known, other) is None
+        (other / "data.txt").write_text("other")
+        assert facts.change(known, other) == "data.txt has changed"
+    finally:
+        del os.environ["SEEN"]
+
+
+def test_a_file_that_is_changed_while_it_is_used_is_never_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("1")
+    trace = Trace(tmp_path)
+    began = 0
+    with recording(trace):
+        path.read_text()
+    known = facts.gather(trace, facts.Inputs([], tmp_path), tmp_path, None)
+    known["files"] = {"a.txt": known["files"]["a.txt"]}
+    facts.distrust_later_than(known, began, tmp_path)
+    assert facts.change(known, tmp_path) == "a.txt has changed"
+
+
+def test_processes_of_ours_tell_what_they_read(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "file").write_text("")
+    trace = Trace(tmp_path)
+    with recording(trace):
+        sys.audit(READ_EVENT, str(tmp_path / "tree"))
+        sys.audit(READ_EVENT, str(tmp_path / "file"))
+    assert trace.folders == {str(tmp_path / "tree")}
+    assert trace.files == {str(tmp_path / "file")}
+
+
+@pytest.mark.parametrize("pattern", ["sql", "sql/*.sql", "**/*.sql"])
+def test_inputs_are_all_that_a_pattern_matches(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql/a.sql").write_text("1")
+    inputs = facts.Inputs([pattern], tmp_path)
+    known = facts.gather(Trace(tmp_path), inputs, tmp_path, None) | {"files": {}}
+    assert facts.change(known, tmp_path) is None
+    os.utime(tmp_path / "sql/a.sql", (1, 1))
+    assert facts.change(known, tmp_path) is None
+    (tmp_path / "sql/b.sql").write_text("2")
+    assert facts.change(known, tmp_path) == f"input {pattern} has changed"
