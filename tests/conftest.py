@@ -28,6 +28,10 @@ def _has_root() -> bool:
     return os.geteuid() == 0
 
 
+def program_of(name: str) -> str | None:
+    return shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+
+
 CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "id range": (_has_id_range, "subordinate ids: `pytest-containers setup` tells how"),
     "root": (_has_root, "root"),
@@ -41,6 +45,19 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "docker-registry": (lambda: shutil.which("docker-registry") is not None, "docker-registry"),
     "podman": (lambda: shutil.which("podman") is not None, "podman"),
     "docker": (lambda: shutil.which("dockerd", path="/usr/sbin:/usr/bin") is not None, "docker.io"),
+    **{
+        name: (lambda program=program: program_of(program) is not None, package)
+        for name, program, package in (
+            ("redis", "redis-server", "redis-server"),
+            ("memcached", "memcached", "memcached"),
+            ("nats", "nats-server", "nats-server"),
+            ("mosquitto", "mosquitto", "mosquitto"),
+            ("etcd", "etcd", "etcd-server"),
+            ("nginx", "nginx", "nginx-light"),
+            ("mariadb", "mariadbd", "mariadb-server"),
+            ("rabbitmq", "rabbitmq-server", "rabbitmq-server"),
+        )
+    },
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap"),
 }
 _EXPECTED = {

@@ -306,8 +306,8 @@ def _prune(arguments: argparse.Namespace) -> int:
         print(name)
     verb = "would be removed" if arguments.dry_run else "removed"
     print(
-        f"{len(done.names)} names, {done.states} states, {done.layers} layers and {done.blobs} archives {verb}: "
-        f"{size(done.freed_bytes)}"
+        f"{len(done.names)} names, {done.states} states, {done.layers} layers and "
+        f"{done.blobs} archives {verb}: {size(done.freed_bytes)}"
     )
     if done.held:
         print(f"{done.held} layers stay: a live run uses them")

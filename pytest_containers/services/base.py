@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +21,12 @@ from pytest_containers.errors import (
 from pytest_containers.images.image import Image
 from pytest_containers.spec import ContainerSpec
 from pytest_containers.state.facts import Inputs
-from pytest_containers.state.seeds import Seed
-from pytest_containers.state.warm import Stage
+from pytest_containers.state.seeds import Seed, seeds_of
+from pytest_containers.state.warm import Stage, Warm
 from pytest_containers.wait import Wait
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container
+    from pytest_containers.engines.native import Container, Engine, Network
     from pytest_containers.engines.protocol import ExecResult, Logs
 
 __tracebackhide__ = hide_frames
@@ -222,6 +223,37 @@ class Service:
         changed.image = image
         return changed
 
+    def start(
+        self,
+        engine: Engine,
+        *,
+        seed: Any = None,
+        inputs: Sequence[str | os.PathLike[str]] = (),
+        name: str | None = None,
+        network: Network | None = None,
+        project: str | os.PathLike[str] = ".",
+    ) -> Self:
+        """Start one without pytest; `container.remove` ends it.
+
+        Args:
+            engine: Makes its container.
+            seed, inputs: As in `fixture`.
+            name: Its host name; None is the class's.
+            network: None is the engine's own.
+            project: The directory below which the seed's files are looked after.
+
+        Raises:
+            SeedError: The seed failed.
+            ContainersError: See `Engine.run`.
+        """
+        folder = Path(project).resolve()
+        name = name or type(self).__name__.lower()
+        base = engine.image(self.source())
+        stages = self.stages(base, seeds_of(seed, folder), Inputs(inputs, folder))
+        image = Warm(engine, folder).image(name, base, stages, name=name)
+        spec = dataclasses.replace(self.serve(base), image=image)
+        return self.bound(engine.run(spec, name=name, network=network))
+
     def bound(self, container: Container) -> Self:
         """The same, running in `container`."""
         bound = copy.copy(self)
@@ -285,6 +317,19 @@ class Service:
             login = f"{quote(self.user, safe='')}{secret}@"
         path = f"/{quote(self.database, safe='')}" if self.database else ""
         return f"{scheme}://{login}{host}:{port}{path}"
+
+    def snapshot(self, name: str | None = None) -> Image:
+        """Freeze its files as they are, with all it has been told; see `Container.snapshot`."""
+        self.settle()
+        return self.container.snapshot(name)
+
+    def clone(self, name: str | None = None, **changes: Any) -> Self:
+        """A second one from the state of this one; both go on independently.
+
+        See `Container.clone`; its `container.remove` ends it before the test does.
+        """
+        self.settle()
+        return self.bound(self.container.clone(name, **changes))
 
     def exec(self, command: Sequence[str] | str, **options: Any) -> ExecResult:
         """Run a program in its container; see `Container.exec`."""

@@ -37,7 +37,7 @@ class MariaDB(SqlService):
     scheme = "mysql"
     # Nothing is synced; small files, since the first write to one copies it whole.
     fast: ClassVar[tuple[str, ...]] = (
-        "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync",
+        "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
         "--skip-innodb-doublewrite", "--skip-log-bin", "--sync-binlog=0",
         "--innodb-buffer-pool-size=32M", "--skip-innodb-buffer-pool-load-at-startup",
         "--skip-innodb-buffer-pool-dump-at-shutdown", "--key-buffer-size=1M",
@@ -164,7 +164,7 @@ class MySQL(MariaDB):
     packages = "mysql-server"
     prefix = "MYSQL"
     fast = (
-        "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync",
+        "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
         "--skip-innodb-doublewrite", "--skip-log-bin", "--innodb-buffer-pool-size=32M",
         "--innodb-buffer-pool-load-at-startup=OFF", "--innodb-buffer-pool-dump-at-shutdown=OFF",
         "--key-buffer-size=1M", "--performance-schema=OFF", "--skip-name-resolve",

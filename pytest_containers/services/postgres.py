@@ -49,9 +49,10 @@ class Postgres(SqlService):
     programs = ("postgres", "initdb", "psql")
     packages = "postgresql"
     scheme = "postgresql"
-    # Nothing is synced, and the first write to a segment of 1 MB copies that and not 16.
+    # Nothing is synced; what is committed is in files nevertheless, for snapshots. And the first
+    # write to a segment of 1 MB copies that and not 16.
     fast = (
-        "fsync=off", "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal",
+        "fsync=off", "full_page_writes=off", "wal_level=minimal",
         "max_wal_senders=0", "shared_buffers=32MB", "min_wal_size=2MB", "max_wal_size=1GB",
         "autovacuum=off", "bgwriter_lru_maxpages=0",
     )  # fmt: skip
@@ -103,8 +104,10 @@ class Postgres(SqlService):
                 "POSTGRES_DB": self.database, "POSTGRES_INITDB_ARGS": "--wal-segsize=1 --no-sync",
                 **self.env,
             }  # fmt: skip
+            # Asked over the network: entrypoints start a first server on the Unix socket only, and
+            # that says that it is ready too.
             spec = ContainerSpec(
-                self.image, env=env, ports=[self.number], ready=_Ready(), stop_signal="INT"
+                self.image, env=env, ports=[self.number], ready=_Asked(), stop_signal="INT"
             )
             act = self._warm_up
         parts = {"the service": self.known_by()}

@@ -1,0 +1,3 @@
+#!/bin/sh
+# An entrypoint with nothing to prepare.
+exec "$@"

@@ -1,0 +1,286 @@
+"""Every service on this machine's own packages: started, asked in its protocol, seeded."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
+
+import pytest
+
+import pytest_containers as pc
+from pytest_containers.services import Service, SqlService
+
+
+def talk(service: Service, request: bytes) -> bytes:
+    with socket.create_connection((service.host, service.port), timeout=5) as sock:
+        sock.settimeout(5)
+        if request:
+            sock.sendall(request)
+        return sock.recv(4096)
+
+
+def redis_is_there(redis: pc.services.Redis) -> None:
+    assert talk(redis, b"SET a 1\r\n") == b"+OK\r\n"
+    assert redis.command("GET", "a") == "1"
+
+
+def memcached_is_there(memcached: Service) -> None:
+    assert talk(memcached, b"set a 0 0 1\r\nx\r\n") == b"STORED\r\n"
+
+
+def nats_is_there(nats: Service) -> None:
+    assert b'"jetstream":true' in talk(nats, b"")
+
+
+def mosquitto_is_there(mosquitto: Service) -> None:
+    assert talk(mosquitto, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")[:1] == b"\x20"
+
+
+def etcd_is_there(etcd: Service) -> None:
+    with urlopen(f"{etcd.url()}/version", timeout=5) as answer:
+        assert b"etcdserver" in answer.read()
+
+
+def nginx_is_there(nginx: Service) -> None:
+    with urlopen(nginx.url(), timeout=5) as answer:
+        assert b"nginx" in answer.read()
+
+
+def sql_is_there(db: SqlService) -> None:
+    db.sql("create table t (a int); insert into t values (1), (2)")
+    assert db.sql("select a from t order by a") == [["1"], ["2"]]
+    assert db.database == "test" and db.dsn.endswith("/test")
+
+
+def rabbitmq_is_there(rabbitmq: pc.services.RabbitMQ) -> None:
+    assert talk(rabbitmq, b"AMQP\x00\x00\x09\x01")[:1] == b"\x01"
+    assert "test" in rabbitmq.ctl("list_users")
+
+
+IS_THERE: dict[str, Callable[..., None]] = {
+    "Redis": redis_is_there, "Memcached": memcached_is_there, "Nats": nats_is_there,
+    "Mosquitto": mosquitto_is_there, "Etcd": etcd_is_there, "Nginx": nginx_is_there,
+    "Postgres": sql_is_there, "MariaDB": sql_is_there, "RabbitMQ": rabbitmq_is_there,
+}  # fmt: skip
+OWN_USER = ("Postgres", "MariaDB", "RabbitMQ")
+"""Servers that refuse to be root, or are to be somebody else."""
+
+
+def of_host(name: str) -> object:
+    marks = [pytest.mark.needs(name.lower() if name != "Postgres" else "postgresql")]
+    marks += [pytest.mark.needs("id range")] if name in OWN_USER else []
+    marks += [pytest.mark.slow] if name == "RabbitMQ" else []
+    return pytest.param(name, marks=marks)
+
+
+SERVICES = [of_host(name) for name in IS_THERE]
+
+
+@pytest.fixture
+def start(engine: pc.Engine, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts services on the host's packages."""
+    started: list[Service] = []
+
+    def start(name: str, *, seed: object = None, **options: object) -> Service:
+        service = getattr(pc.services, name)(**{"image": "host:", **options})
+        started.append(service.start(engine, seed=seed, project=tmp_path))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.container.remove()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_it_answers_in_its_protocol_and_tells_its_facts(start, name: str) -> None:
+    service = start(name)
+    IS_THERE[name](service)
+    url = urlsplit(service.url())
+    assert (url.hostname, url.port) == (service.host, service.port)
+    assert urlsplit(service.url("driver")).scheme == f"{url.scheme}+driver"
+    assert urlsplit(service.internal_dsn).hostname == name.lower()
+    assert any(letter.isdigit() for letter in service.version)
+    assert service.container.status == "running"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_durable_is_possible_everywhere(start, name: str) -> None:
+    IS_THERE[name](start(name, durable=True))
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_postgres_fast_and_durable(start) -> None:
+    assert start("Postgres").sql("show fsync") == [["off"]]
+    assert start("Postgres", durable=True).sql("show fsync") == [["on"]]
+    assert start("Postgres", arguments=["-c", "max_connections=7"]).sql("show max_connections") == [
+        ["7"]
+    ]
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_seeds_of_sql(start, tmp_path: Path, name: str) -> None:
+    import gzip
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/1_schema.sql").write_text("create table t (a int, b varchar(20));\n")
+    (tmp_path / "m/2_rows.sql.gz").write_bytes(gzip.compress(b"insert into t values (1, 'a b;c');"))
+    (tmp_path / "more.sql").write_text("insert into t values (2, NULL); delete from t where a = 3;")
+    db = start(name, seed=["m", "more.sql", lambda db: db.sql("insert into t values (4, 'x\ty')")])
+    assert db.sql("select a, b from t order by a") == [["1", "a b;c"], ["2", ""], ["4", "x\ty"]]
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_sql_that_fails(start, name: str) -> None:
+    db = start(name)
+    with pytest.raises(pc.ExecError, match=r"(?s)SQL in '\w+' failed: .*nonsense"):
+        db.sql("select 1; nonsense; create table never (a int)")
+    listed = "select count(*) from information_schema.tables where table_name = 'never'"
+    assert db.sql(listed) == [["0"]]
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_names_and_passwords_that_need_quoting(start, name: str) -> None:
+    user = "o'ne" if name == "MariaDB" else "my user"  # initdb itself cannot quote that
+    db = start(name, user=user, password="p@:/'w\\", database='my"`db x')
+    db.sql("create table t (a int)")
+    url = urlsplit(db.url())
+    assert url.username == quote(user) and "@" not in (url.password or "")
+    db.clone_database("other'db", db.database)
+    assert db.of_database("other'db").sql("select count(*) from t") == [["0"]]
+    db.drop_database("other'db")
+    db.drop_database("other'db")
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_the_environment_of_the_official_image(start, name: str) -> None:
+    prefix, last = ("POSTGRES", "DB") if name == "Postgres" else ("MARIADB", "DATABASE")
+    db = start(
+        name, env={f"{prefix}_USER": "me", f"{prefix}_PASSWORD": "pw", f"{prefix}_{last}": "mine"}
+    )
+    assert (db.user, db.password, db.database) == ("me", "pw", "mine")
+    db.sql("create table t (a int)")
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_wrong_credentials_are_refused(start) -> None:
+    db = start("Postgres")
+    program = db._program(db.container.image, "psql")
+    url = db.url_at("127.0.0.1", 5432).replace("test:test@", "test:wrong@")
+    result = db.exec([*program, url, "-c", "select 1"], text=True)
+    assert result.returncode and "password authentication failed" in result.stderr
+    right = db.exec([*program, db.url_at("127.0.0.1", 5432), "-c", "select 1"], text=True)
+    assert right.returncode == 0
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_a_snapshot_of_a_running_database_recovers(start, engine: pc.Engine) -> None:
+    """Without a clean stop: it says so, and nothing that was committed is lost."""
+    db = start("Postgres")
+    db.sql("create table t (a int); insert into t select generate_series(1, 1000)")
+    with db.container.clone("copy") as container:
+        copy = db.bound(container)
+        assert copy.sql("select count(*) from t") == [["1000"]]
+        copy.sql("drop table t")
+        assert "database system was not properly shut down" in str(container.logs())
+    assert db.sql("select count(*) from t") == [["1000"]]
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_clones_of_databases_have_what_was_committed(start, name: str) -> None:
+    db = start(name)
+    db.sql("create table t (a int)")
+    clones = []
+    for number in range(3):
+        db.sql(f"insert into t values ({number})")
+        clones.append(db.clone())
+    assert [clone.sql("select count(*) from t") for clone in clones] == [[["1"]], [["2"]], [["3"]]]
+    for clone in clones:
+        clone.container.remove()
+
+
+@pytest.mark.needs("redis")
+def test_clones_of_redis(start) -> None:
+    redis = start("Redis")
+    redis.command("SET", "a", "1")
+    copy = redis.clone("copy")
+    redis.command("SET", "a", "2")
+    assert copy.command("GET", "a") == "1"
+    copy.container.remove()
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_a_crash_of_one_does_not_touch_the_next(start) -> None:
+    def seed(db: SqlService) -> None:
+        db.sql("create table t (a int)")
+
+    first = start("Postgres", seed=seed)
+    first.sql("insert into t values (1)")
+    first.container.kill()
+    first.container.wait()
+    second = start("Postgres", seed=seed)
+    assert second.sql("select count(*) from t") == [["0"]]
+
+
+@pytest.mark.needs("redis")
+def test_seeds_of_redis(start, tmp_path: Path) -> None:
+    (tmp_path / "keys.redis").write_text("SET a 1\nRPUSH l x y\n")
+    redis = start(
+        "Redis", seed=["keys.redis", lambda redis: redis.command("SET", "b", "2")], password="pw"
+    )
+    assert redis.command("GET", "a") == "1" and redis.command("LLEN", "l") == "2"
+    assert redis.command("GET", "b") == "2"
+    assert talk(redis, b"GET a\r\n").startswith(b"-NOAUTH")
+    assert redis.url().startswith("redis://:pw@")
+
+
+@pytest.mark.needs("nginx")
+def test_nginx_serves_a_directory_and_takes_a_configuration(start, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with urlopen(start("Nginx", root=tmp_path).url(), timeout=5) as answer:
+        assert answer.read() == b"mine"
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        "user root; error_log /dev/stderr; pid /tmp/p; events {} http { access_log /dev/stdout; "
+        "server { listen 80; location / { return 200 own; } } }"
+    )
+    with urlopen(start("Nginx", config=config).url(), timeout=5) as answer:
+        assert answer.read() == b"own"
+
+
+@pytest.mark.needs("mosquitto")
+def test_retained_messages_are_a_state(start) -> None:
+    def seed(mosquitto: Service) -> None:
+        with socket.create_connection((mosquitto.host, mosquitto.port)) as sock:
+            sock.sendall(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")
+            sock.recv(4)
+            sock.sendall(b"\x31\x08\x00\x04a/bcseed\xe0\x00"[:10] + b"\xe0\x00")
+
+    mosquitto = start("Mosquitto", seed=seed)
+    with socket.create_connection((mosquitto.host, mosquitto.port)) as sock:
+        sock.settimeout(5)
+        sock.sendall(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01y")
+        sock.recv(4)
+        sock.sendall(b"\x82\x09\x00\x01\x00\x04a/bc\x00")
+        data = b""
+        while b"a/bc" not in data:
+            data += sock.recv(100)
+
+
+def test_a_package_that_is_missing(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pc.services.Redis, "programs", ("no-such-server",))
+    with pytest.raises(pc.UnsupportedError, match=r"apt install redis-server, or name an image"):
+        start("Redis")
+
+
+def test_what_was_not_started_has_no_address() -> None:
+    with pytest.raises(pc.NotRunningError, match="was described and not started"):
+        _ = pc.services.Redis().port
+
+
+def test_a_port_that_its_configuration_moved(start) -> None:
+    """It says what it waited for, and shows what the server wrote."""
+    with pytest.raises(pc.NotReadyError, match=r"nothing listens on 6379/tcp"):
+        start("Redis", arguments=["--port", "6380"], ready_timeout_s=0.5)
