@@ -42,6 +42,7 @@ _FOLDERS = (
     "none",
     "rootfs",
 )
+HUGE = ("huge", "within_size")
 _HARMLESS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 
@@ -53,12 +54,16 @@ class Features(NamedTuple):
         tmpfs_xattrs: tmpfs has user xattrs (6.6), so a writable layer may live there.
         cgroup2: A cgroup2 file system may be mounted.
         own_ids: Others than container root exist.
+        tmpfs_huge: tmpfs takes memory in large pieces where a file is large enough: copying a file
+            up takes half the time then, and dropping it too (kernels from 6.14; before, it does
+            nothing for files below 2 MB).
     """
 
     detached_layers: bool
     tmpfs_xattrs: bool
     cgroup2: bool
     own_ids: bool
+    tmpfs_huge: bool
 
 
 class RunRoot:
@@ -112,12 +117,18 @@ class RunRoot:
             tmpfs_xattrs=_tmpfs_has_xattrs(),
             cgroup2=cgroup2,
             own_ids=identity.mode != "single",
+            tmpfs_huge=_tmpfs_takes(HUGE),
         )
         own_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         made = cls(host_ns, own_ns, features)
         # Masks directories of containers: a read-only *file system*, which no remount changes.
         made.attach(made.overlay_of("/blank"), "/none")
         return made
+
+    @property
+    def tmpfs_options(self) -> list[tuple[str, str]]:
+        """For every tmpfs of containers' files."""
+        return [HUGE] if self.features.tmpfs_huge else []
 
     def attach(self, fd: int, path: str) -> None:
         """Attach a detached mount at `path` and close its descriptor."""
@@ -183,6 +194,14 @@ def _tmpfs_has_xattrs() -> bool:
         return False
     finally:
         os.close(fd)
+    return True
+
+
+def _tmpfs_takes(option: tuple[str, str]) -> bool:
+    try:
+        os.close(mount.new_mount("tmpfs", [option]))
+    except OSError:
+        return False
     return True
 
 

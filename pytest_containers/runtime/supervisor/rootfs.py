@@ -158,7 +158,7 @@ class Stock:
 
 def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:
     """A private tmpfs for a writable layer: ``(descriptor, path if it has to be attached)``."""
-    options = [("mode", "0755")]
+    options = [("mode", "0755"), *root.tmpfs_options]
     if size_bytes is not None:
         options.append(("size", str(size_bytes)))
     fd = mount.new_mount("tmpfs", options)

@@ -15,7 +15,7 @@ class Volume:
     def __init__(self, root: RunRoot, number: str, size_bytes: int | None) -> None:
         self.id = number
         self._root = root
-        options = [("mode", "0755")]
+        options = [("mode", "0755"), *root.tmpfs_options]
         if size_bytes is not None:
             options.append(("size", str(size_bytes)))
         self._path = root.place(mount.new_mount("tmpfs", options), "volumes")
