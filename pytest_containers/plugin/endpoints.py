@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_containers.errors import ContainersError, SettingsError, SpecError, hide_frames
@@ -24,6 +25,7 @@ __tracebackhide__ = hide_frames
 _TRIES = 50
 _log = logging.getLogger("pytest_containers")
 _all: list[Endpoint] = []
+_exported: set[str] = set()
 _known: dict[str, Endpoint] = {}
 
 
@@ -41,8 +43,8 @@ class Endpoint:
         self.name = name
         self.number = number
         self.host: str = "127.0.0.1"
-        self.socket: socket.socket = _reserved()
-        self.port: int = self.socket.getsockname()[1]
+        # A descriptor for the rest of the process: nobody is to be warned that it is open.
+        self.fd, self.port = _reserved()
         _all.append(self)
 
     @property
@@ -53,6 +55,7 @@ class Endpoint:
     def export(self, env: Mapping[str, str], **known: str) -> None:
         """Set variables; ``{host}`` and ``{port}`` in their values are replaced."""
         for variable, text in env.items():
+            _exported.add(variable)
             try:
                 os.environ[variable] = text.format(host=self.host, port=self.port, **known)
             except (KeyError, IndexError, ValueError):
@@ -95,6 +98,11 @@ def endpoint(name: str, port: int, *, env: Mapping[str, str] | None = None) -> E
     return found
 
 
+def exported() -> frozenset[str]:
+    """Variables that endpoints have set: their values are other ones in every process."""
+    return frozenset(_exported)
+
+
 def named(name: str) -> Endpoint | None:
     """The endpoint of a fixture, if it has one."""
     return _known.get(name)
@@ -118,8 +126,12 @@ def from_ini(lines: list[str]) -> None:
         endpoint(name, int(number), env={key: text for key, _, text in pairs} or None)
 
 
-def _reserved() -> socket.socket:
-    """A socket bound to a free port and not listening: connections are refused."""
+def _reserved() -> tuple[int, int]:
+    """A socket bound to a free port and not listening, so that connections are refused.
+
+    Returns:
+        Its descriptor, and the port.
+    """
     for _ in range(_TRIES):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind(("127.0.0.1", 0))
@@ -132,7 +144,7 @@ def _reserved() -> socket.socket:
         except OSError:
             sock.close()
             continue
-        return sock
+        return sock.detach(), address[1]
     raise ContainersError("endpoint: no free port on 127.0.0.1")
 
 
@@ -159,7 +171,7 @@ class Endpoints:
         if key is None:
             key = self._keys[endpoint.name] = f"{endpoint.name}-{secrets.token_hex(8)}"
             self._used[endpoint.name] = endpoint
-            client.call("endpoint", key=key, fds=[endpoint.socket.fileno()])
+            client.call("endpoint", key=key, fds=[endpoint.fd])
         frame = client.call(
             "endpoint_target", key=key, container=container.id, port=endpoint.number
         )
@@ -172,10 +184,8 @@ class Endpoints:
     def close(self) -> None:
         """Let the kernel refuse connections again."""
         for endpoint in self._used.values():
-            try:
-                endpoint.socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # nobody has listened yet
+            with socket.socket(fileno=os.dup(endpoint.fd)) as sock, suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # refused where nobody has listened yet
         self._keys.clear()
         self._used.clear()
 

@@ -14,10 +14,10 @@ import pytest
 
 from pytest_containers import settings
 from pytest_containers.errors import ContainersError, hide_frames
-from pytest_containers.plugin.endpoints import named
+from pytest_containers.plugin.endpoints import exported, named
 from pytest_containers.services.sql import SqlService
 from pytest_containers.spec import ContainerSpec
-from pytest_containers.state.warm import Outcome, Warm
+from pytest_containers.state.warm import Outcome, Stage, Warm
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Network
@@ -64,7 +64,7 @@ class Provider:
             self._warm = Warm(
                 manager.engine, manager.config.rootpath,
                 fresh_since=manager.began_at if fresh else None,
-                run=worker.get("testrunuid"), tell=self._note,
+                run=worker.get("testrunuid"), tell=self._note, ignored=exported,
             )  # fmt: skip
         return self._warm
 
@@ -107,13 +107,30 @@ class Provider:
         engine = self._manager.engine
         base = engine.image(what.image if isinstance(what, ContainerSpec) else what.source())
         spec = what if isinstance(what, ContainerSpec) else what.serve(base)
-        stages = recipe.stages(what, base, seeds)
+        stages = [self._led(recipe, name, one) for one in recipe.stages(what, base, seeds)]
         image = self.warm.known(base, stages)
         if image is None and not build:
             return None
         if image is None:
             image = self.warm.image(self._label(recipe, name), base, stages, name=name)
         return Wanted(dataclasses.replace(spec, image=image), what)
+
+    def _led(self, recipe: Recipe, name: str, stage: Stage) -> Stage:
+        """The same while the endpoint leads there: seeds may use the settings of the code."""
+        endpoint = recipe.endpoint or named(name)
+        if endpoint is None or not stage.traced:
+            return stage
+        act = stage.act
+
+        def led(container: Container) -> None:
+            endpoints = self._manager.endpoints
+            endpoints.lead(endpoint, container)
+            try:
+                act(container)
+            finally:
+                endpoints.lead(endpoint, None)
+
+        return dataclasses.replace(stage, act=led)
 
     def _label(self, recipe: Recipe, name: str) -> str:
         root = self._manager.config.rootpath

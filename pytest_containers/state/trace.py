@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import source_from_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ class Trace:
 
     Args:
         root: The project.
+        ignored: Variables whose values are no inputs.
 
     Attributes:
         files, folders: Absolute paths that were read, that exist and are below `root`.
@@ -38,7 +39,8 @@ class Trace:
         variables: Names that were read from the environment, with their values then.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ignored: Collection[str] = ()) -> None:
+        self.ignored = frozenset(ignored)
         self._root = os.path.realpath(root) + os.sep
         self._outside = tuple(_environments())
         self._packages: dict[str, str | None] = {}
@@ -139,7 +141,9 @@ def _hook(event: str, args: Sequence[Any]) -> None:
         else:
             trace.note_written(path)
     elif event in _LISTED:
-        trace.note(args[0] or os.getcwd())
+        # The import system lists all of sys.path, where a project may be with all it has.
+        if not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
+            trace.note(args[0] or os.getcwd())
     elif event == READ_EVENT:
         trace.note(args[0])
     elif event == "subprocess.Popen":
@@ -247,5 +251,6 @@ def _environment(trace: Trace) -> Iterator[None]:
         kind.__getitem__, kind.__setitem__, kind.__iter__ = getitem, setitem, iterate  # type: ignore[method-assign]
         for name, count in reads.items():
             bulk = copies if name in before else 0
-            if count > bulk and not name.startswith(_COMMON_NAMES):
+            common = name in trace.ignored or name.startswith(_COMMON_NAMES)
+            if count > bulk and not common:
                 trace.variables[name] = before.get(name)

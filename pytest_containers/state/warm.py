@@ -7,7 +7,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -89,6 +89,7 @@ class Warm:
         run: A name that all processes of a test run share: a seed that failed in one of them fails
             in the others without being tried again. None is no others.
         tell: Gets every `Outcome`.
+        ignored: Tells the variables that are different in every run and so are no inputs.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class Warm:
         fresh_since: float | None = None,
         run: str | None = None,
         tell: Callable[[Outcome], None] = lambda outcome: None,
+        ignored: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._engine = engine
         self._root = root
         self._fresh_since = fresh_since
         self._run = run
         self._tell = tell
+        self._ignored = ignored
         self._found: dict[str, Image] = {}
         self._failed: dict[str, SeedError] = {}
 
@@ -204,7 +207,7 @@ class Warm:
         reason: str,
     ) -> State:  # fmt: skip
         began, began_at = time.monotonic(), time.time_ns()
-        trace = Trace(self._root)
+        trace = Trace(self._root, self._ignored())
         network = self._engine.create_network()
         try:
             spec = replace(stage.spec, image=base)

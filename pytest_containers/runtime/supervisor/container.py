@@ -273,7 +273,10 @@ class Container:
         program.add("signal all", NR["kill"], -1, signum, ignore=True)
         program.add("end", NR["exit_group"], 0)
         server = self._server
-        child = processes.spawn_inside(program, self.init.pidfd, server.pid_ns, server.runner)
+        try:
+            child = processes.spawn_inside(program, self.init.pidfd, server.pid_ns, server.runner)
+        except ProcessLookupError:  # it has ended, and its end was not seen yet
+            raise FaultError("NotRunningError", f"container {self.name!r} has ended") from None
         Process(server.loop, child, lambda failure: None, lambda code: None)
         child.outcome()
 

@@ -1,0 +1,56 @@
+"""A service of one's own: an image, a port, how it starts, when it is ready.
+
+Here it is an echo server in Python; in earnest it would name the image of a real one.
+"""
+
+from __future__ import annotations
+
+import pytest_containers as pc
+from pytest_containers.services import Service
+
+SERVER = """
+import socketserver, sys
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(sys.argv[1].encode() + line)
+socketserver.ThreadingTCPServer(("", 7777), Handler).serve_forever()
+"""
+
+
+class Echo(Service):
+    """An echo server.
+
+    Args:
+        prefix: What it says before every line.
+        **options: See `Service`.
+    """
+
+    reference = "host:"
+    number = 7777
+    programs = ("python3",)
+    packages = "python3"
+    scheme = "echo"
+    clean = False  # it does not heed the stop signal
+
+    def __init__(self, *, prefix: str = "", **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]  # whatever a service takes
+        self.prefix = prefix
+
+    def serve(self, image: pc.Image) -> pc.ContainerSpec:
+        """The server, ready when it echoes."""
+        command = ["python3", "-c", SERVER, self.prefix]
+        return self.spec(command, pc.wait.tcp(self.number, b"ready?\n", b"ready?"))
+
+
+echo = Echo.fixture(prefix="> ")
+
+
+def test_echoes(echo: Echo) -> None:
+    with echo.container.connect(echo.number) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(100) == b"> hello\n"
+
+
+def test_tells_where_it_is(echo: Echo) -> None:
+    assert echo.url() == f"echo://{echo.host}:{echo.port}"
