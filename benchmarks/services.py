@@ -541,14 +541,20 @@ def page(
             f"| {name} | {who['ours']:.1f} ms | {who['bare start']:.1f} ms | "
             f"{who['ours'] / who['bare start']:.2f} | {told} |"
         )
-    lines += [
-        "",
+    ahead = (
         f"A test that follows one of 60 ms and asks for a fresh PostgreSQL, connects and selects, sees "
         f"{median(seen['on']):.1f} ms of it, {median(seen['off']):.1f} ms without look-ahead (setup, `select 1` and "
-        f"teardown; medians of {len(seen['on'])}).",
-        "",
+        f"teardown; medians of {len(seen['on'])})."
+    )
+    suite = (
         f"100 tests, each with a PostgreSQL of {TABLES} tables and 40 MB of which it reads a row per table; "
-        "what is done once is not counted:",
+        "what is done once is not counted:"
+    )
+    lines += [
+        "",
+        ahead,
+        "",
+        suite,
         "",
         "| who | 100 tests | ours / theirs |",
         "|---|---|---|",
@@ -561,10 +567,13 @@ def page(
             else f"{mine / median(values):.3f} (1 / {median(values) / mine:.1f})"
         )
         lines.append(f"| {who} | {median(values):.1f} s | {ratio} |")
+    second = (
+        f"A second pytest run, with nothing to seed, has its first database {median(again):.0f} ms after it was "
+        "asked for (the run itself is started in that time)."
+    )
     lines += [
         "",
-        f"A second pytest run, with nothing to seed, has its first database {median(again):.0f} ms after it was "
-        "asked for (the run itself is started in that time).",
+        second,
         "",
         f"A seed of 1 GB in {LARGE_TABLES} tables; a row of every table is read:",
         "",

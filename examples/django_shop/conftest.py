@@ -1,7 +1,7 @@
 """A migrated PostgreSQL of its own for every test of a Django project.
 
-pytest-django imports the settings before it imports this file. So the address that they read is fixed
-in ``pytest.ini`` (``containers_endpoint``); it leads to whichever server the current test has.
+pytest-django imports the settings before it imports this file. So the address that they read is
+fixed in ``pytest.ini`` (``containers_endpoint``); it leads to whichever server the test has.
 Migrations run once; what they leave is kept until one of them, or what they use, changes.
 """
 

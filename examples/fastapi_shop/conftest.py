@@ -1,8 +1,8 @@
 """A migrated PostgreSQL of its own for every test of an application that knows nothing of it.
 
 The application reads DATABASE_URL when it is imported. `endpoint` sets that variable now, to an
-address that leads to whichever server the current test has. Alembic's migrations run once; what they
-leave is kept until a migration, or what they use, changes.
+address that leads to whichever server the current test has. Alembic's migrations run once; what
+they leave is kept until a migration, or what they use, changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small FastAPI application, as it would be without any tests: it reads its settings at import."""
+"""A small FastAPI application, as it would be without tests: it reads its settings at import."""
 
 from __future__ import annotations
 
