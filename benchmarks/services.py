@@ -99,8 +99,8 @@ def main() -> None:
     arguments = parser.parse_args()
     machine.leave_hybrid_cgroups()
     tar = tarball(arguments.cache)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as name:
-        work = Path(name)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
+        work = Path(folder)
         work.chmod(0o711)
         subprocess.run(["mount", "-t", "tmpfs", "benchmark", work], check=True)  # in our namespace
         (work / "sql").write_text(SQL)
@@ -191,7 +191,7 @@ def testcontainers(tar: Path, work: Path) -> Iterator[Testcontainers]:
                 ],
             ),
         }
-        for name, (script, command, env) in images.items():
+        for image, (script, command, env) in images.items():
             words = ", ".join(f'"{word}"' for word in command)
             lines = [
                 "FROM bench/base:1", f"COPY {script} /usr/local/bin/docker-entrypoint.sh",
@@ -201,7 +201,7 @@ def testcontainers(tar: Path, work: Path) -> Iterator[Testcontainers]:
             ]  # fmt: skip
             (base / "Dockerfile").write_text("\n".join(lines) + "\n")
             subprocess.run(
-                [*docker, "build", "--quiet", "--network=none", "--tag", f"bench/{name}:1", base],
+                [*docker, "build", "--quiet", "--network=none", "--tag", f"bench/{image}:1", base],
                 check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DOCKER_BUILDKIT": "0"},
             )  # fmt: skip
         worker = Testcontainers(docker, netns_fd)
@@ -532,13 +532,13 @@ def page(
         "| server | ours | bare | ours / bare | testcontainers on Docker | testcontainers / ours |",
         "|---|---|---|---|---|---|",
     ]
-    for name, who in by_name.items():
+    for server, who in by_name.items():
         theirs = who.get("testcontainers")
         told = (
             "not measured | " if theirs is None else f"{theirs:.0f} ms | {theirs / who['ours']:.0f}"
         )
         lines.append(
-            f"| {name} | {who['ours']:.1f} ms | {who['bare start']:.1f} ms | "
+            f"| {server} | {who['ours']:.1f} ms | {who['bare start']:.1f} ms | "
             f"{who['ours'] / who['bare start']:.2f} | {told} |"
         )
     ahead = (
@@ -560,13 +560,13 @@ def page(
         "|---|---|---|",
     ]
     mine = median(compared["ours"])
-    for who, values in compared.items():
+    for name, values in compared.items():
         ratio = (
             ""
-            if who == "ours"
+            if name == "ours"
             else f"{mine / median(values):.3f} (1 / {median(values) / mine:.1f})"
         )
-        lines.append(f"| {who} | {median(values):.1f} s | {ratio} |")
+        lines.append(f"| {name} | {median(values):.1f} s | {ratio} |")
     second = (
         f"A second pytest run, with nothing to seed, has its first database {median(again):.0f} ms after it was "
         "asked for (the run itself is started in that time)."

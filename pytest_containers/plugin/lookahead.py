@@ -81,8 +81,8 @@ class Lookahead:
 
     def _try(self, recipe: Recipe, name: str, item: pytest.Item, before: bool) -> None:
         manager = self._manager
-        marks = marks_of(item, name)
         try:
+            marks = marks_of(item, name)
             wanted = manager.provider.wanted(recipe, name, marks, build=False)
             # A hook that may change the spec is not called twice: it may count, or tell somebody.
             if wanted is None or manager.has_spec_hooks or not self._has_room():
@@ -97,7 +97,7 @@ class Lookahead:
                 self._prepared[key] = _Prepared(spec, container)
             except (ContainersError, OSError) as error:
                 self._prepared[key] = _Prepared(spec, None, error)
-        except (ContainersError, OSError):
+        except (ContainersError, OSError, pytest.UsageError):
             return  # the test that needs it will meet it
 
     def _take_network(self) -> Network:

@@ -115,6 +115,11 @@ class Manager:
         return [] if self._provider is None else list(self._provider.outcomes.values())
 
     @property
+    def shared(self) -> list[Container]:
+        """Containers that this process has in common with others."""
+        return [] if self._provider is None else self._provider.shared_containers
+
+    @property
     def has_spec_hooks(self) -> bool:
         """Whether anybody changes specs."""
         return bool(self.config.hook.pytest_containers_spec.get_hookimpls())

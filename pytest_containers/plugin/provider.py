@@ -53,6 +53,7 @@ class Provider:
         self._shared: dict[tuple[Any, ...], Any] = {}
         self.outcomes: dict[tuple[str, str], Outcome] = {}
         self.shared_networks: list[Network] = []
+        self.shared_containers: list[Container] = []
 
     @property
     def warm(self) -> Warm:
@@ -198,6 +199,7 @@ class Provider:
         image = engine.image(spec.image)
         key = f"{self._label(recipe, name)}:{image.id}:{hash_of(spec)}"
         container = engine.shared(key, spec, make, name=name)
+        self.shared_containers.append(container)
         if container.network is not None:
             self.shared_networks.append(container.network)
         return recipe.bound(wanted.what, container)

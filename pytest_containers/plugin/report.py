@@ -97,6 +97,7 @@ def _used(item: pytest.Item, manager: Manager) -> Iterator[Container]:
             asked = container.name in names or f"{containers.scope}_containers" in names
             if containers.scope == "function" or asked:
                 yield container
+    yield from (container for container in manager.shared if container.name in names)
 
 
 def describe(container: Container, lines: int) -> tuple[str, str]:

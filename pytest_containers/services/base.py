@@ -163,7 +163,6 @@ class Service:
         chosen: dict[str, Any] = {
             "entrypoint": (), "ports": [self.number], "ready": ready, **fields, **self.options,
         }  # fmt: skip
-        chosen["env"] = {**chosen.get("env", {}), **self.options.get("env", {})}
         return ContainerSpec(self.image, [*command, *self.arguments], **chosen)
 
     @staticmethod

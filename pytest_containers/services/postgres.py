@@ -90,7 +90,7 @@ class Postgres(SqlService):
         own = () if self.is_packaged(image) else image.config.cmd[1:]
         return self.spec(
             [*self._program(image, "postgres"), "-D", _data(image), *words, *own], _Ready(),
-            user="postgres", stop_signal="INT", env={"PGDATA": _data(image)},
+            user="postgres", stop_signal="INT", env={**self.env, "PGDATA": _data(image)},
         )  # fmt: skip
 
     def prepare(self, image: Image) -> Sequence[Stage]:
@@ -117,6 +117,7 @@ class Postgres(SqlService):
     def _initialise(self, container: Container) -> None:
         image = container.image
         data = _data(image)
+        container.exec(["true"], user="postgres")  # says what is missing where there is one id only
         container.exec(
             ["install", "-d", "-o", "postgres", "-m", "0755", "/var/lib/postgresql", _SOCKET],
             check=True,

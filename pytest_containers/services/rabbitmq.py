@@ -93,6 +93,7 @@ class RabbitMQ(Service):
 
 
 def _make_directories(container: Container) -> None:
+    container.exec(["true"], user="rabbitmq")  # says what is missing where there is one id only
     owner = ["-o", "rabbitmq", "-g", "rabbitmq"]
     folders = [_HOME, "/var/log/rabbitmq", "/etc/rabbitmq"]
     container.exec(["install", "-d", *owner, *folders], check=True)

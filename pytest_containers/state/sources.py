@@ -67,21 +67,29 @@ def kept_functions(
     trees = {path: ast.parse(source) for path, source in sources.items()}
     functions = {path: dict(_functions(tree)) for path, tree in trees.items()}
     kept = {path: set(executed.get(path, ())) for path in trees}
+    named: dict[str, list[tuple[str, str, _Function]]] = {}
+    for path, known in functions.items():
+        for full, function in known.items():
+            for name in _called_as(full):
+                named.setdefault(name, []).append((path, full, function))
     todo: list[ast.AST] = list(trees.values())
     called: set[str] = set()
     while todo:
-        node = todo.pop()
-        for name in _called(node) - called:
-            called.add(name)
-            for path, known in functions.items():
-                for full, function in known.items():
-                    owner, _, last = full.rpartition(".")
-                    # A call of a class runs its constructor.
-                    made = last in ("__init__", "__new__") and owner.rpartition(".")[2] == name
-                    if (last == name or made) and full not in kept[path]:
-                        kept[path].add(full)
-                        todo += function.body
+        new = _called(todo.pop()) - called
+        called |= new
+        for path, full, function in (one for name in new for one in named.get(name, ())):
+            if full not in kept[path]:
+                kept[path].add(full)
+                todo += function.body
     return {path: sorted(names) for path, names in kept.items()}
+
+
+def _called_as(full: str) -> Iterator[str]:
+    """By which names a function may be called; a call of a class runs its constructor."""
+    owner, _, last = full.rpartition(".")
+    yield last
+    if owner and last in ("__init__", "__new__"):
+        yield owner.rpartition(".")[2]
 
 
 def _called(node: ast.AST) -> set[str]:

@@ -13,6 +13,8 @@ import pytest
 import pytest_containers as pc
 from pytest_containers.services import Service, SqlService
 
+pytestmark = pytest.mark.slow
+
 
 def talk(service: Service, request: bytes) -> bytes:
     with socket.create_connection((service.host, service.port), timeout=5) as sock:
@@ -72,7 +74,6 @@ OWN_USER = ("Postgres", "MariaDB", "RabbitMQ")
 def of_host(name: str) -> object:
     marks = [pytest.mark.needs(name.lower() if name != "Postgres" else "postgresql")]
     marks += [pytest.mark.needs("id range")] if name in OWN_USER else []
-    marks += [pytest.mark.slow] if name == "RabbitMQ" else []
     return pytest.param(name, marks=marks)
 
 
@@ -273,6 +274,14 @@ def test_a_package_that_is_missing(start, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pc.services.Redis, "programs", ("no-such-server",))
     with pytest.raises(pc.UnsupportedError, match=r"apt install redis-server, or name an image"):
         start("Redis")
+
+
+@pytest.mark.needs("postgresql", "mariadb", "rabbitmq")
+@pytest.mark.parametrize("name", OWN_USER)
+def test_servers_with_a_user_of_their_own_say_what_is_missing(own_engine, name: str) -> None:
+    engine = own_engine(identity="single")
+    with pytest.raises(pc.UnsupportedError, match=r"has a single id.*pytest-containers setup"):
+        getattr(pc.services, name)(image="host:").start(engine)
 
 
 def test_what_was_not_started_has_no_address() -> None:

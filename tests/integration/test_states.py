@@ -23,6 +23,8 @@ from pytest_containers.state.facts import Inputs
 from pytest_containers.state.seeds import seeds_of
 from pytest_containers.state.warm import Outcome, Stage, Warm
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = pc.ContainerSpec("host:", ["sleep", "1000"])
 SERVER = """
 import signal, sys, time
@@ -54,9 +56,9 @@ class Project:
 
     def image(
         self, seed: object, spec: pc.ContainerSpec = SLEEPER, *, inputs: object = (),
-        limit_s: float | None = 20.0, clean: bool = False,
+        reference: str = "host:", limit_s: float | None = 20.0, clean: bool = False,
     ) -> Image:  # fmt: skip
-        base = self.engine.image("host:")
+        base = self.engine.image(reference)
         stages = [
             Stage(
                 f"seed {one.title}", spec, one.apply, {"the seed": one.identity},
@@ -138,6 +140,18 @@ def test_another_spec_another_image_another_seed(project: Project) -> None:
     project.new()
     project.image(seed, waiting)
     assert project.last() == (True, "")
+
+
+def test_the_servers_own_package_has_changed(own_engine, project: Project) -> None:
+    server = project.root / "server"
+    server.write_text("#!/bin/sh\necho 1\n")
+    server.chmod(0o755)
+    seed, reference = write("one"), f"host:?bin={server}"
+    project.image(seed, reference=reference)
+    server.write_text("#!/bin/sh\necho 22\n")
+    again = Project(own_engine(), project.root)
+    again.image(seed, reference=reference)
+    assert again.last() == (False, "the image has changed")
 
 
 def test_fresh(project: Project) -> None:
@@ -336,7 +350,6 @@ with pc.Engine(home=sys.argv[1]) as engine:
 """
 
 
-@pytest.mark.slow
 def test_killed_at_any_instant_nothing_half_is_used(tmp_path: Path) -> None:
     home = tmp_path / "store"
     kept = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 APP = """
 import os, socket
 ADDRESS = (os.environ["SITE_HOST"], int(os.environ["SITE_PORT"]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMMON = """
 import time
 SCRIPT = "date +%s%N > /srv/began; touch /srv/up; sleep 1000"
@@ -180,6 +182,26 @@ def test_it(first, n):
         "no:randomly",
     )
     result.assert_outcomes(passed=3)
+
+
+def test_reruns_get_a_fresh_one_too(run) -> None:
+    result = run(
+        COMMON
+        + """
+tried = []
+
+@pytest.mark.parametrize("n", range(3))
+def test_it(first, n):
+    time.sleep(0.05)
+    assert first.exec(["sh", "-c", "test ! -e /srv/used && touch /srv/used"]).returncode == 0
+    tried.append(n)
+    assert n != 1 or tried.count(1) == 2
+""",
+        "--reruns",
+        "1",
+    )
+    result.assert_outcomes(passed=3)
+    assert result.parseoutcomes()["rerun"] == 1
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,6 @@ def test_nothing_is_made_where_nothing_is_run(run, project, option: str) -> None
     assert not (project.path / "seeded").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.needs("postgresql", "id range")
 @pytest.mark.parametrize("order", [[], ["-p", "no:randomly"]])
 def test_a_database_for_each_test_whatever_they_do(run, order: list[str]) -> None:

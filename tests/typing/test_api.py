@@ -22,6 +22,25 @@ def worker(api: pc.Container) -> Iterator[pc.ContainerSpec]:
     yield pc.ContainerSpec("host:", ["worker"], mounts=[pc.Bind("/srv", "/srv", read_only=True)])
 
 
+def load(db: pc.services.Postgres) -> None:
+    assert_type(db.sql("select 1"), list[list[str]])
+
+
+db = pc.services.Postgres.fixture(seed=[load, "schema.sql"], endpoint="DATABASE_URL", scope="module")
+address = pc.endpoint("api", 8000)
+assert_type(address.port, int)
+
+
+def check_services(db: pc.services.Postgres, redis: pc.services.Redis) -> None:
+    assert_type(db.url("psycopg"), str)
+    assert_type((db.host, db.port), tuple[str, int])
+    assert_type(db.container, pc.Container)
+    assert_type(db.clone(), pc.services.Postgres)
+    assert_type(redis.command("GET", "key"), str)
+    assert_type(db.snapshot(), pc.Image)
+    assert_type(db.container.clone(), pc.Container)
+
+
 def check(containers: pc.Containers, redis: pc.Container) -> None:
     container = containers.run("host:", ["true"])
     assert_type(container, pc.Container)

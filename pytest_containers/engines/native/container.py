@@ -464,7 +464,7 @@ class Container:
         """
         if self._removed:
             return
-        with contextlib.suppress(StartError):  # then there is nothing to remove
+        with contextlib.suppress(ContainersError):  # then there is nothing to remove
             self.started()
         if not self._removed:
             self._removed = True

@@ -324,9 +324,10 @@ class Engine:
     def _published(self, key: str, make: Callable[[], Container]) -> Container:
         try:
             container = make()
-        except ContainersError as error:
-            data = {name: one for name, one in error.data.items() if isinstance(one, str | int)}
-            fault = [type(error).__name__, error.message, data]
+        except Exception as error:
+            known = getattr(error, "data", {}).items()
+            data = {name: one for name, one in known if isinstance(one, str | int)}
+            fault = [type(error).__name__, str(error), data]
             self.client.call("share_publish", key=key, error=fault)
             raise
         network = container.network
