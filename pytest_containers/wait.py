@@ -8,6 +8,7 @@ after pauses that grow from 1 to 50 ms.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -219,6 +220,15 @@ class _Http(_Asking):
         return f"http({self._path!r})"
 
 
+def _connected(container: Any, number: int, timeout_s: float) -> socket.socket:
+    """A connection to a port: the straight way, where there is one."""
+    if getattr(container, "reachable", False):
+        return socket.create_connection((container.ip, number), timeout_s)
+    sock: socket.socket = container.connect(number, timeout_s)
+    sock.settimeout(timeout_s)
+    return sock
+
+
 class Talk(_Asking):
     """Connects, says something and looks at the answer; a base for waits of services.
 
@@ -240,8 +250,7 @@ class Talk(_Asking):
         """Whether it is ready now."""
         timeout_s = min(deadline.left_s, 5.0)
         try:
-            with container.connect(self._number, timeout_s) as sock:
-                sock.settimeout(timeout_s)
+            with _connected(container, self._number, timeout_s) as sock:
                 if self._request:
                     sock.sendall(self._request)
                 return self.answer(sock.recv(4096))

@@ -93,7 +93,9 @@ class Lookahead:
             key = (id(recipe), name, tuple(id(value) for value, _ in marks))
             try:
                 network = self._take_network() if spec.network else None
-                container = manager.engine.begin(spec, name=name, network=network)
+                service = recipe.service
+                poke = None if service is None else service.first_word()
+                container = manager.engine.begin(spec, name=name, network=network, poke=poke)
                 self._prepared[key] = _Prepared(spec, container)
             except (ContainersError, OSError) as error:
                 self._prepared[key] = _Prepared(spec, None, error)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 Callback = Callable[[], object]
+_PUT_OFF_TIMES = 15
 
 
 class Loop:
@@ -16,6 +17,9 @@ class Loop:
 
     Callbacks run one after the other on the thread that called `run`; an exception in one
     ends `run`. A descriptor must be removed before it is closed.
+
+    Attributes:
+        busy: How many wait for something that the processors are needed for (`call_at_leisure`).
     """
 
     def __init__(self) -> None:
@@ -27,6 +31,7 @@ class Loop:
         self._ids = itertools.count()
         self._idle: list[Callback] = []
         self._stopped = False
+        self.busy = 0
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call `callback` whenever `fd` is readable or hung up (level-triggered)."""
@@ -61,6 +66,23 @@ class Loop:
             self._epoll.modify(fd, events)
         except FileNotFoundError:
             self._epoll.register(fd, events)
+
+    def call_at_leisure(self, delay_s: float, callback: Callback) -> None:
+        """As `call_later`; put off while somebody waits (`busy`) for a server to get ready.
+
+        A server that starts needs the processors more than what is made ahead. Not for ever: its
+        wait may be long.
+        """
+        self._put_off(delay_s, callback, _PUT_OFF_TIMES)
+
+    def _put_off(self, delay_s: float, callback: Callback, times: int) -> None:
+        def due() -> None:
+            if self.busy and times:
+                self._put_off(delay_s, callback, times - 1)
+            else:
+                callback()
+
+        self.call_later(delay_s, due)
 
     def call_later(self, delay_s: float, callback: Callback) -> int:
         """Call `callback` once after `delay_s` seconds; returns an id for `cancel`."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -143,6 +146,14 @@ class Service:
     def settle(self) -> None:
         """Have everything written to files, after a seed; what the end of the server does not."""
 
+    def first_word(self) -> dict[str, Any] | None:
+        """What is said to a server that was started ahead, so that the test's first use is fast.
+
+        Returns:
+            ``text`` (of its output, after which), ``port`` and ``data`` (base64), or None.
+        """
+        return None
+
     def run_script(self, path: Path) -> None:
         """Apply a script of a seed.
 
@@ -156,7 +167,7 @@ class Service:
     def known_by(self) -> str:
         """What makes the data of two of them different, beside image and seeds."""
         facts = [self.user, self.password, self.database, self.durable, self.arguments]
-        return repr([type(self).__qualname__, *facts, sorted(self.env.items())])
+        return repr([_code_of(type(self)), *facts, sorted(self.env.items())])
 
     def spec(self, command: Sequence[str], ready: Wait, **fields: Any) -> ContainerSpec:
         """A spec with what the caller has asked for."""
@@ -354,6 +365,42 @@ class Service:
     def __repr__(self) -> str:
         where = "not started" if self._container is None else repr(self._container)
         return f"<{type(self).__name__} {where}>"
+
+
+def directories(image: str | Image, *paths: str, script: str = "") -> Stage:
+    """A stage that makes directories, once, so that nobody has to at every start.
+
+    Args:
+        image: Of the service.
+        script: For a shell, once they are there.
+    """
+    command = f"mkdir -p {shlex.join(paths)}; {script}"
+
+    def act(container: Container) -> None:
+        container.exec(["sh", "-ec", command], check=True)
+
+    spec = ContainerSpec(image, ["sleep", "infinity"], entrypoint=())
+    return Stage("directories", spec, act, {"the directories": command}, traced=False)
+
+
+_codes: dict[str, str] = {}
+
+
+def _code_of(kind: type) -> str:
+    """A digest of the files that a service and its bases are in."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name not in _codes:
+        _codes[name] = _digest_of(kind)
+    return _codes[name]
+
+
+def _digest_of(kind: type) -> str:
+    hasher = hashlib.sha256(kind.__qualname__.encode())
+    for base in kind.__mro__[:-1]:
+        path = getattr(sys.modules.get(base.__module__), "__file__", None)
+        if path is not None:
+            hasher.update(Path(path).read_bytes())
+    return hasher.hexdigest()
 
 
 def _program(name: str) -> str | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytest_containers import wait
 from pytest_containers.images.image import Image
-from pytest_containers.services.base import Service
+from pytest_containers.services.base import Service, directories
 from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.warm import Stage
 
-_START = (
-    "mkdir -p /mosquitto/data; "
-    "printf 'listener 1883\\nallow_anonymous true\\nuser root\\npersistence %s\\n"
-    "persistence_location /mosquitto/data/\\n' {persistence} > /mosquitto/own.conf; "
-    'exec mosquitto -c /mosquitto/own.conf "$@"'
+_CONFIG = (
+    "listener 1883\nallow_anonymous true\nuser root\npersistence true\n"
+    "persistence_location /mosquitto/data/\n"
 )
+_WRITE = f"printf '{_CONFIG}' > /mosquitto/own.conf".replace("\n", "\\n")
 # CONNECT of MQTT 3.1.1, clean session, keep-alive 60 s, client "ready" (section 3.1).
 _CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
 
@@ -28,11 +30,12 @@ class Mosquitto(Service):
 
     def serve(self, image: Image) -> ContainerSpec:
         """The broker; retained messages are in a file when it has ended."""
-        start = _START.format(persistence="true")
-        return self.spec(
-            ["sh", "-c", start, "mosquitto"], wait.tcp(self.number, _CONNECT, b"\x20\x02\x00\x00"),
-            env=self.env,
-        )  # fmt: skip
+        ready = wait.tcp(self.number, _CONNECT, b"\x20\x02\x00\x00")
+        return self.spec(["mosquitto", "-c", "/mosquitto/own.conf"], ready, env=self.env)
+
+    def prepare(self, image: Image) -> Sequence[Stage]:
+        """Its configuration."""
+        return [directories(self.image, "/mosquitto/data", script=_WRITE)]
 
     def version_command(self) -> list[str]:
         """See `Service.version_command`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pytest_containers import wait
 from pytest_containers.errors import hide_frames
 from pytest_containers.images.image import Image
-from pytest_containers.services.base import Service
+from pytest_containers.services.base import Service, directories
 from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.warm import Stage
 
 __tracebackhide__ = hide_frames
 
@@ -45,10 +47,11 @@ class Redis(Service):
         words += [] if self.durable else self.fast
         # A server with a password answers too: it is asked for.
         ready = wait.all_of(_answers)
-        return self.spec(
-            ["sh", "-c", f'mkdir -p {_DATA}; exec "$0" "$@"', self.programs[0], *words], ready,
-            env=self.env,
-        )  # fmt: skip
+        return self.spec([self.programs[0], *words], ready, env=self.env)
+
+    def prepare(self, image: Image) -> Sequence[Stage]:
+        """The directory for its file."""
+        return [directories(self.image, _DATA)]
 
     def settle(self) -> None:
         """Write all to a file."""

@@ -254,9 +254,13 @@ def test_killed(db):
     db.container.kill()
     db.container.wait()
 
+def test_spoken_to_ahead(db):
+    assert "FATAL" not in str(db.logs())
+    assert db.sql("select count(*) from t") == [["1"]]
+
 def test_port(db):
     assert db.port and db.host and db.version.startswith("postgres (PostgreSQL)")
 """,
         *order,
     )
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=7)

@@ -26,7 +26,9 @@ def load(db: pc.services.Postgres) -> None:
     assert_type(db.sql("select 1"), list[list[str]])
 
 
-db = pc.services.Postgres.fixture(seed=[load, "schema.sql"], endpoint="DATABASE_URL", scope="module")
+db = pc.services.Postgres.fixture(
+    seed=[load, "schema.sql"], endpoint="DATABASE_URL", scope="module"
+)
 address = pc.endpoint("api", 8000)
 assert_type(address.port, int)
 

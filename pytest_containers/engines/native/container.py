@@ -24,7 +24,6 @@ from pytest_containers.errors import (
     NotRunningError,
     RunLostError,
     SpecError,
-    StartError,
     WaitTimeoutError,
     hide_frames,
 )
@@ -93,14 +92,17 @@ class Container:
         network: Network | None,
         *,
         numbered: bool,
+        poke: Mapping[str, Any] | None = None,
     ) -> Container:
         """Begin to start one; `started` tells when its program runs.
 
         Args:
             numbered: Whether nobody chose the name.
+            poke: See `Engine.begin`.
         """
         made = cls.described(engine, spec, image, name, network, numbered=numbered)
-        made._starting = engine.client.start("run", blob=made._config, **made._request)
+        more: dict[str, Any] = {} if poke is None else {"poke": dict(poke)}
+        made._starting = engine.client.start("run", blob=made._config, **made._request, **more)
         return made
 
     @classmethod

@@ -280,9 +280,18 @@ class Engine:
         return container
 
     def begin(
-        self, spec: ContainerSpec, *, name: str | None = None, network: Network | None = None
+        self,
+        spec: ContainerSpec,
+        *,
+        name: str | None = None,
+        network: Network | None = None,
+        poke: Mapping[str, Any] | None = None,
     ) -> Container:
         """Begin to start a container, as `run` does; `Container.started` tells how that went.
+
+        Args:
+            poke: ``text``, ``port``, ``data`` (base64): when the text is in its output, the run
+                says that on the port, as a program in the container would.
 
         Raises:
             SpecError, ImageError: See `run`.
@@ -290,7 +299,9 @@ class Engine:
         self.start()  # gets ready while we look at the image
         found = self.image(spec.image)
         chosen = name or f"container-{next(self._names)}"
-        container = Container.start(self, spec, found, chosen, network, numbered=name is None)
+        container = Container.start(
+            self, spec, found, chosen, network, numbered=name is None, poke=poke
+        )
         self._containers.add(container)
         return container
 

@@ -1,7 +1,8 @@
 """Whether somebody listens in a network namespace: asked of the kernel (sock_diag(7)).
 
 Nobody connects, so a server's log stays clean and its backlog empty. The kernel has no event for a
-new listening socket; a question costs 20 µs, so it is put after pauses that grow from 0.3 to 5 ms.
+new listening socket; a question costs 20 µs, so it is put after pauses of 0.3 to 5 ms that grow
+with the time that has passed: nobody waits much longer than he had to.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _FAMILIES = (2, 10)
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _TCP_LISTEN, _ANY_STATE = 1 << 10, 0xFFFFFFFF
 _SOURCE_PORT_AT = 4
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0003, 0.005
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _PART = 0.0003, 0.005, 0.05
 
 PortKey = tuple[int, str]
 Done = Callable[[list[PortKey] | None], None]
@@ -43,7 +44,8 @@ class Waiter:
         self._ports = ports
         self._deadline = deadline
         self._done = done
-        self._pause_s = _FIRST_PAUSE_S
+        self._began = time.monotonic()
+        loop.busy += 1
         self._timer = -1
         self.look()
 
@@ -52,9 +54,10 @@ class Waiter:
         assert self._sock is not None
         found = _listening(self._sock, self._ports)
         missing = [port for port in self._ports if port not in found]
-        if missing and time.monotonic() < self._deadline:
-            self._timer = self._loop.call_later(self._pause_s, self.look)
-            self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
+        now = time.monotonic()
+        if missing and now < self._deadline:
+            pause_s = min(max((now - self._began) * _PART, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
+            self._timer = self._loop.call_later(pause_s, self.look)
             return
         self._timer = -1
         self.cancel()
@@ -66,6 +69,7 @@ class Waiter:
             self._loop.cancel(self._timer)
             self._timer = -1
         if self._sock is not None:
+            self._loop.busy -= 1
             self._sock.close()
             self._sock = None
 

@@ -224,7 +224,7 @@ class Networks:
         """Whoever was given one goes on first: on a busy machine, the helper is in the way."""
         if not self._refilling:
             self._refilling = True
-            self._loop.call_later(_SPARE_AFTER_S, self._refill)
+            self._loop.call_at_leisure(_SPARE_AFTER_S, self._refill)
 
     def _refill(self) -> None:
         self._refilling = False
@@ -300,7 +300,7 @@ class Networks:
         if network.taken > 2 and not network.preparing:
             # A network of many gets more: from then on one is kept ready.
             network.preparing = True
-            self._loop.call_later(_SPARE_AFTER_S, lambda: self._prepare_port(network))
+            self._loop.call_at_leisure(_SPARE_AFTER_S, lambda: self._prepare_port(network))
 
     def _prepare_port(self, network: Network) -> None:
         network.preparing = False

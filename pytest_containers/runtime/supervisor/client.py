@@ -400,6 +400,9 @@ class Client:
             reply()
             return
 
+        loop = self.server.loop
+        loop.busy += 1
+
         def changed() -> None:
             if log.end > position or not more():
                 give_up()
@@ -409,6 +412,7 @@ class Client:
             changed()
 
         def give_up() -> None:
+            loop.busy -= 1
             log.unlisten(changed)
             container.forget_waiter(ended)
 

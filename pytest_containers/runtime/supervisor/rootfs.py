@@ -127,7 +127,7 @@ class Stock:
         self._used[image.key] = image
         if not self._making:
             self._making = True
-            self._loop.call_later(_STOCK_AFTER_S, self._make)
+            self._loop.call_at_leisure(_STOCK_AFTER_S, self._make)
         return ready or self._new(image)
 
     def _new(self, image: ReadyImage) -> Rootfs:

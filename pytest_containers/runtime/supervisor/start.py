@@ -13,6 +13,7 @@ from pytest_containers.runtime.network.networks import Port
 from pytest_containers.runtime.oci import command
 from pytest_containers.runtime.supervisor.container import Container, Wanted
 from pytest_containers.runtime.supervisor.images import Tree
+from pytest_containers.runtime.supervisor.poke import Poke
 from pytest_containers.runtime.supervisor.rootfs import Rootfs, disk_scratch, new_scratch
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ class Start:
     Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``, ``network`` (id or
     null), ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
     ``scratch_size_bytes``, ``ports`` [[number, protocol, host port or null]], ``host_ports``
-    [number], ``args``: the command line, when it has more words than the config's one (plans are
-    kept by the config's text, so that other arguments are no other plan). The blob is the OCI
-    config, in which a mount of type ``bind`` names a path of the host and one of type ``volume`` a
-    volume.
+    [number], ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has more
+    words than the config's one (plans are kept by the config's text, so that other arguments are no
+    other plan). The blob is the OCI config, in which a mount of type ``bind`` names a path of the
+    host and one of type ``volume`` a volume.
 
     The answer: ``id``, ``pid``, ``ip``, ``ip6``, and ``forwards`` [[number, protocol, port of
     127.0.0.1]].
@@ -255,6 +256,8 @@ class Start:
 
     def _answer(self, container: Container) -> None:
         assert container.main is not None
+        if self._body.get("poke") is not None:
+            Poke(self._server, container, self._body["poke"])
         port = container.port
         self._client.finish(
             self._number,
