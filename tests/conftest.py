@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import pytest_containers as pc
 
 pytest_plugins = ["pytester"]
+
+# No test is about time, and on a busy machine any of them may take long.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 NO_SKIPS = os.environ.get("PYTEST_CONTAINERS_TEST_NO_SKIPS") == "1"
 """In CI, where what can be installed is installed: a skip is a failure."""
