@@ -44,7 +44,9 @@ class Endpoint:
         self.number = number
         self.host: str = "127.0.0.1"
         # A descriptor for the rest of the process: nobody is to be warned that it is open.
-        self.fd, self.port = _reserved()
+        fd, port = _reserved()
+        self.fd: int = fd
+        self.port: int = port
         _all.append(self)
 
     @property

@@ -90,8 +90,8 @@ class Service:
         self.image: str | Image = image if image is not None else self.reference
         self.durable = durable
         self.env: dict[str, str] = dict(env or {})
-        self.arguments = tuple(arguments)
-        self.options = options
+        self.arguments: tuple[str, ...] = tuple(arguments)
+        self.options: dict[str, Any] = options
         self._container: Container | None = None
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pytest_containers import wait
 from pytest_containers.images.image import Image
 from pytest_containers.services.base import Service
@@ -11,12 +13,16 @@ from pytest_containers.spec import ContainerSpec
 class Etcd(Service):
     """An etcd of one member; see `Service` for its options."""
 
-    reference = "gcr.io/etcd-development/etcd:v3.5"
-    number = 2379
-    programs = ("etcd",)
-    packages = "etcd-server"
-    scheme = "http"
-    fast = ("--unsafe-no-fsync", "--heartbeat-interval=10", "--election-timeout=50")
+    reference: ClassVar[str] = "gcr.io/etcd-development/etcd:v3.5"
+    number: ClassVar[int] = 2379
+    programs: ClassVar[tuple[str, ...]] = ("etcd",)
+    packages: ClassVar[str] = "etcd-server"
+    scheme: ClassVar[str] = "http"
+    fast: ClassVar[tuple[str, ...]] = (
+        "--unsafe-no-fsync",
+        "--heartbeat-interval=10",
+        "--election-timeout=50",
+    )
 
     def serve(self, image: Image) -> ContainerSpec:
         """The server, on its own data."""

@@ -30,11 +30,11 @@ class MariaDB(SqlService):
         **options: See `Service`.
     """
 
-    reference = "mariadb:11"
-    number = 3306
+    reference: ClassVar[str] = "mariadb:11"
+    number: ClassVar[int] = 3306
     programs: ClassVar[tuple[str, ...]] = ("mariadbd", "mariadb", "mariadb-install-db")
-    packages = "mariadb-server"
-    scheme = "mysql"
+    packages: ClassVar[str] = "mariadb-server"
+    scheme: ClassVar[str] = "mysql"
     # Nothing is synced; small files, since the first write to one copies it whole.
     fast: ClassVar[tuple[str, ...]] = (
         "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
@@ -46,7 +46,7 @@ class MariaDB(SqlService):
     )  # fmt: skip
     sizes: ClassVar[tuple[str, ...]] = ("--innodb-log-file-size=4M",)
     prefix: ClassVar[str] = "MARIADB"
-    socket = _SOCKET
+    socket: ClassVar[str] = _SOCKET
     """Its Unix socket, in the container."""
 
     def __init__(
@@ -59,10 +59,10 @@ class MariaDB(SqlService):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.user = self._given("USER", user)
-        self.password = self._given("PASSWORD", password)
-        self.database = self._given("DATABASE", database)
-        self.root_password = self._given("ROOT_PASSWORD", root_password)
+        self.user: str = self._given("USER", user)
+        self.password: str = self._given("PASSWORD", password)
+        self.database: str = self._given("DATABASE", database)
+        self.root_password: str = self._given("ROOT_PASSWORD", root_password)
 
     def _given(self, name: str, argument: str) -> str:
         return self.env.get(f"{self.prefix}_{name}", self.env.get(f"MYSQL_{name}", argument))
@@ -160,18 +160,18 @@ class MariaDB(SqlService):
 class MySQL(MariaDB):
     """A MySQL server; as `MariaDB`, with MYSQL_USER and so on."""
 
-    reference = "mysql:8"
-    programs = ("mysqld", "mysql")
-    packages = "mysql-server"
-    prefix = "MYSQL"
-    fast = (
+    reference: ClassVar[str] = "mysql:8"
+    programs: ClassVar[tuple[str, ...]] = ("mysqld", "mysql")
+    packages: ClassVar[str] = "mysql-server"
+    prefix: ClassVar[str] = "MYSQL"
+    fast: ClassVar[tuple[str, ...]] = (
         "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
         "--skip-innodb-doublewrite", "--skip-log-bin", "--innodb-buffer-pool-size=32M",
         "--innodb-buffer-pool-load-at-startup=OFF", "--innodb-buffer-pool-dump-at-shutdown=OFF",
         "--key-buffer-size=1M", "--performance-schema=OFF", "--skip-name-resolve",
         "--innodb-temp-data-file-path=ibtmp1:5M:autoextend", "--mysqlx=OFF",
     )  # fmt: skip
-    sizes = ("--innodb-redo-log-capacity=8M",)
+    sizes: ClassVar[tuple[str, ...]] = ("--innodb-redo-log-capacity=8M",)
 
     def _install_command(self) -> list[str]:
         sizes = () if self.durable else self.sizes

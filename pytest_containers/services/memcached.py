@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pytest_containers import wait
 from pytest_containers.images.image import Image
 from pytest_containers.services.base import Service
@@ -11,12 +13,12 @@ from pytest_containers.spec import ContainerSpec
 class Memcached(Service):
     """A Memcached server; see `Service` for its options. It has no files, so no state is kept."""
 
-    reference = "memcached:1.6"
-    number = 11211
-    programs = ("memcached",)
-    packages = "memcached"
-    scheme = "memcached"
-    clean = False
+    reference: ClassVar[str] = "memcached:1.6"
+    number: ClassVar[int] = 11211
+    programs: ClassVar[tuple[str, ...]] = ("memcached",)
+    packages: ClassVar[str] = "memcached"
+    scheme: ClassVar[str] = "memcached"
+    clean: ClassVar[bool] = False
 
     def serve(self, image: Image) -> ContainerSpec:
         """The server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pytest_containers import wait
 from pytest_containers.images.image import Image
@@ -22,11 +23,11 @@ _CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
 class Mosquitto(Service):
     """An MQTT broker that lets everybody in; see `Service` for its options."""
 
-    reference = "eclipse-mosquitto:2"
-    number = 1883
-    programs = ("mosquitto",)
-    packages = "mosquitto"
-    scheme = "mqtt"
+    reference: ClassVar[str] = "eclipse-mosquitto:2"
+    number: ClassVar[int] = 1883
+    programs: ClassVar[tuple[str, ...]] = ("mosquitto",)
+    packages: ClassVar[str] = "mosquitto"
+    scheme: ClassVar[str] = "mqtt"
 
     def serve(self, image: Image) -> ContainerSpec:
         """The broker; retained messages are in a file when it has ended."""

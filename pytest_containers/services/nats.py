@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_containers import wait
 from pytest_containers.images.image import Image
@@ -19,19 +19,20 @@ class Nats(Service):
         **options: See `Service`.
     """
 
-    reference = "nats:2"
-    number = 4222
-    programs = ("nats-server",)
-    packages = "nats-server"
-    scheme = "nats"
-    clean = False  # it ends with 1 when it is told to
+    reference: ClassVar[str] = "nats:2"
+    number: ClassVar[int] = 4222
+    programs: ClassVar[tuple[str, ...]] = ("nats-server",)
+    packages: ClassVar[str] = "nats-server"
+    scheme: ClassVar[str] = "nats"
+    clean: ClassVar[bool] = False  # it ends with 1 when it is told to
 
     def __init__(
         self, *, jetstream: bool = True, user: str = "", password: str = "", **options: Any
     ) -> None:
         super().__init__(**options)
-        self.jetstream = jetstream
-        self.user, self.password = user, password
+        self.jetstream: bool = jetstream
+        self.user: str = user
+        self.password: str = password
 
     def serve(self, image: Image) -> ContainerSpec:
         """The server."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_containers import wait
 from pytest_containers.images.image import Image
@@ -34,13 +34,15 @@ class Nginx(Service):
         **options: See `Service`.
     """
 
-    reference = "nginx:1"
-    number = 80
-    programs = ("nginx",)
-    packages = "nginx"
-    configuration = ("nginx",)
-    scheme = "http"
-    alone = False  # names of others in its configuration must be there when it starts
+    reference: ClassVar[str] = "nginx:1"
+    number: ClassVar[int] = 80
+    programs: ClassVar[tuple[str, ...]] = ("nginx",)
+    packages: ClassVar[str] = "nginx"
+    configuration: ClassVar[tuple[str, ...]] = ("nginx",)
+    scheme: ClassVar[str] = "http"
+    alone: ClassVar[bool] = (
+        False  # names of others in its configuration must be there when it starts
+    )
 
     def __init__(
         self,
@@ -50,8 +52,8 @@ class Nginx(Service):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.root = None if root is None else os.path.abspath(root)
-        self.config = None if config is None else os.path.abspath(config)
+        self.root: str | None = None if root is None else os.path.abspath(root)
+        self.config: str | None = None if config is None else os.path.abspath(config)
 
     def serve(self, image: Image) -> ContainerSpec:
         """The server, in the foreground."""

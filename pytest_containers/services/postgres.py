@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_containers import wait
 from pytest_containers.errors import (
@@ -50,28 +50,28 @@ class Postgres(SqlService):
         **options: See `Service`.
     """
 
-    reference = "postgres:17"
-    number = 5432
-    programs = ("postgres", "initdb", "psql")
-    packages = "postgresql"
-    scheme = "postgresql"
+    reference: ClassVar[str] = "postgres:17"
+    number: ClassVar[int] = 5432
+    programs: ClassVar[tuple[str, ...]] = ("postgres", "initdb", "psql")
+    packages: ClassVar[str] = "postgresql"
+    scheme: ClassVar[str] = "postgresql"
     # Nothing is synced; what is committed is in files nevertheless, for snapshots. And the first
     # write to a segment of 1 MB copies that and not 16.
-    fast = (
+    fast: ClassVar[tuple[str, ...]] = (
         "fsync=off", "full_page_writes=off", "wal_level=minimal",
         "max_wal_senders=0", "shared_buffers=32MB", "min_wal_size=2MB", "max_wal_size=1GB",
         "autovacuum=off", "bgwriter_lru_maxpages=0",
     )  # fmt: skip
-    socket = _SOCKET
+    socket: ClassVar[str] = _SOCKET
     """The directory of its Unix socket, in the container."""
 
     def __init__(
         self, *, user: str = "test", password: str = "test", database: str = "test", **options: Any
     ) -> None:
         super().__init__(**options)
-        self.user = self.env.get("POSTGRES_USER", user)
-        self.password = self.env.get("POSTGRES_PASSWORD", password)
-        self.database = self.env.get("POSTGRES_DB", database)
+        self.user: str = self.env.get("POSTGRES_USER", user)
+        self.password: str = self.env.get("POSTGRES_PASSWORD", password)
+        self.database: str = self.env.get("POSTGRES_DB", database)
 
     # ------------------------------------------------------------------- start
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_containers import wait
 from pytest_containers.images.image import Image
@@ -27,19 +27,19 @@ class RabbitMQ(Service):
         **options: See `Service`.
     """
 
-    reference = "rabbitmq:4"
-    number = 5672
-    programs = ("rabbitmq-server", "rabbitmqctl")
-    packages = "rabbitmq-server"
-    scheme = "amqp"
+    reference: ClassVar[str] = "rabbitmq:4"
+    number: ClassVar[int] = 5672
+    programs: ClassVar[tuple[str, ...]] = ("rabbitmq-server", "rabbitmqctl")
+    packages: ClassVar[str] = "rabbitmq-server"
+    scheme: ClassVar[str] = "amqp"
 
     def __init__(
         self, *, user: str = "test", password: str = "test", vhost: str = "/", **options: Any
     ) -> None:
         super().__init__(**options)
-        self.user = self.env.get("RABBITMQ_DEFAULT_USER", user)
-        self.password = self.env.get("RABBITMQ_DEFAULT_PASS", password)
-        self.database = self.env.get("RABBITMQ_DEFAULT_VHOST", vhost)
+        self.user: str = self.env.get("RABBITMQ_DEFAULT_USER", user)
+        self.password: str = self.env.get("RABBITMQ_DEFAULT_PASS", password)
+        self.database: str = self.env.get("RABBITMQ_DEFAULT_VHOST", vhost)
 
     def _env(self) -> dict[str, str]:
         config = (

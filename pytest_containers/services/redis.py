@@ -26,19 +26,19 @@ class Redis(Service):
         **options: See `Service`.
     """
 
-    reference = "redis:7"
-    number = 6379
-    programs = ("redis-server", "redis-cli")
-    packages = "redis-server"
-    scheme = "redis"
+    reference: ClassVar[str] = "redis:7"
+    number: ClassVar[int] = 6379
+    programs: ClassVar[tuple[str, ...]] = ("redis-server", "redis-cli")
+    packages: ClassVar[str] = "redis-server"
+    scheme: ClassVar[str] = "redis"
     # Nothing is written while it runs; `settle` writes what a seed has made.
-    fast = ("--save", "", "--appendonly", "no")
+    fast: ClassVar[tuple[str, ...]] = ("--save", "", "--appendonly", "no")
     client: ClassVar[str] = "redis-cli"
 
     def __init__(self, *, password: str = "", database: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.password = password
-        self.database = str(database) if database else ""
+        self.password: str = password
+        self.database: str = str(database) if database else ""
 
     def serve(self, image: Image) -> ContainerSpec:
         """The server, which loads the file that a seed has left, if there is one."""
@@ -79,11 +79,11 @@ class Redis(Service):
 class Valkey(Redis):
     """A Valkey server; as `Redis`."""
 
-    reference = "valkey/valkey:8"
-    programs = ("valkey-server", "valkey-cli")
-    packages = "valkey-server"
-    scheme = "redis"  # what clients know it as
-    client = "valkey-cli"
+    reference: ClassVar[str] = "valkey/valkey:8"
+    programs: ClassVar[tuple[str, ...]] = ("valkey-server", "valkey-cli")
+    packages: ClassVar[str] = "valkey-server"
+    scheme: ClassVar[str] = "redis"  # what clients know it as
+    client: ClassVar[str] = "valkey-cli"
 
 
 class _Answers(wait.Talk):

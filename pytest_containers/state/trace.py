@@ -40,7 +40,7 @@ class Trace:
     """
 
     def __init__(self, root: Path, ignored: Collection[str] = ()) -> None:
-        self.ignored = frozenset(ignored)
+        self.ignored: frozenset[str] = frozenset(ignored)
         self._root = os.path.realpath(root) + os.sep
         self._outside = tuple(_environments())
         self._packages: dict[str, str | None] = {}

@@ -31,7 +31,7 @@ class RunNetwork:
         self.children: list[RunNetwork] = []
         self.containers: dict[Container, bytes] = {}
         self.hosts: bytes = b""
-        self.dying = 0
+        self.dying: int = 0
         self.when_quiet: Callable[[], None] | None = None
         host = names.Entry(network.gateway4, network.gateway6, names.HOST_NAMES)
         self.host_lines: bytes = host.text

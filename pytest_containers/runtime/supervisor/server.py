@@ -75,7 +75,8 @@ class Server:
 
     def add_controller(self, channel: Channel, pidfd: int) -> None:
         """The test process that owns the run: its end is the end."""
-        client = self.controller = Client(self, channel, pidfd, self.loop.stop)
+        client = Client(self, channel, pidfd, self.loop.stop)
+        self.controller: Client = client
         self._clients.add(client)
 
         def ready(facts: Facts | Fault) -> None:
