@@ -159,20 +159,18 @@ class Endpoints:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._keys: dict[str, str] = {}
-        self._used: dict[str, Endpoint] = {}
+        self._keys: dict[Endpoint, str] = {}
 
     def lead(self, endpoint: Endpoint, container: Container | None) -> None:
         """From now on, connections lead to `container`, or nowhere; earlier ones are reset."""
-        key = self._keys.get(endpoint.name)
+        key = self._keys.get(endpoint)
         if container is None:
             if key is not None:
                 self._engine.tell("endpoint_target", key=key, container=None, port=endpoint.number)
             return
         client = self._engine.client
         if key is None:
-            key = self._keys[endpoint.name] = f"{endpoint.name}-{secrets.token_hex(8)}"
-            self._used[endpoint.name] = endpoint
+            key = self._keys[endpoint] = f"{endpoint.name}-{secrets.token_hex(8)}"
             client.call("endpoint", key=key, fds=[endpoint.fd])
         frame = client.call(
             "endpoint_target", key=key, container=container.id, port=endpoint.number
@@ -185,11 +183,10 @@ class Endpoints:
 
     def close(self) -> None:
         """Let the kernel refuse connections again."""
-        for endpoint in self._used.values():
+        for endpoint in self._keys:
             with socket.socket(fileno=os.dup(endpoint.fd)) as sock, suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # refused where nobody has listened yet
         self._keys.clear()
-        self._used.clear()
 
 
 def describe(endpoint: Endpoint) -> str:

@@ -154,6 +154,7 @@ class Provider:
                 given = _own_database(given, stack)
         endpoint = recipe.endpoint or named(name)
         if endpoint is not None:
+            endpoint.name = name  # made before its fixture had one
             container = given if recipe.service is None else given.container
             self._manager.endpoints.lead(endpoint, container)
             stack.callback(self._manager.endpoints.lead, endpoint, None)

@@ -33,6 +33,8 @@ def time_limit(limit_s: float | None, container: Container, title: str) -> Itera
         return
     done, late = threading.Event(), threading.Event()
     main = threading.current_thread() is threading.main_thread()
+    # Not the handler that is there: workers of pytest-xdist ignore the signal.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None
 
     def watch() -> None:
         if done.wait(limit_s):
@@ -54,6 +56,8 @@ def time_limit(limit_s: float | None, container: Container, title: str) -> Itera
     finally:
         done.set()
         watcher.join()
+        if main:
+            signal.signal(signal.SIGINT, earlier)
     if late.is_set():
         raise _too_long(title, limit_s)
 

@@ -21,6 +21,7 @@ TRIALS = {"engine": _ALL - 2 * (_ALL // 3), "pytest": _ALL // 3, "xdist": _ALL /
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", TRIALS)
 def test_kill_anything_at_any_time(kind: str, tmp_path: Path, store_home: Path) -> None:

@@ -14,7 +14,7 @@ from helpers.layouts import Layout, busybox, layer, member, output
 
 import pytest_containers as pc
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "docker-registry")]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs("root", "docker-registry")]
 
 MakeEngine = Callable[..., pc.Engine]
 Run = Callable[..., str]

@@ -99,6 +99,7 @@ def test_read_only_trees_stay_so_for_an_administrator(engine: pc.Engine, tmp_pat
     assert not Path("/usr/x").exists()
 
 
+@pytest.mark.alone
 @pytest.mark.needs("root")
 def test_what_the_host_mounts_read_only_stays_so(engine: pc.Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("ours")

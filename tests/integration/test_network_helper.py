@@ -108,6 +108,15 @@ class Lab:
             self.loop.call_later(duration_s, self.loop.stop)
         self.loop.run()
 
+    def becomes(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+        """Run the loop until `condition` is true; whether it is in time."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            self.run(0.05)
+        return True
+
     def result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
         """As `await_result`; a fault is a failure of the test."""
         result = self.await_result(start)
@@ -395,8 +404,7 @@ def test_no_rule_outlives_a_network(any_lab: Lab, first: str) -> None:
     child = lab.network(parent)
     assert lab.inside(lab.netns_fd, _rules) > before
     lab.networks.remove(child if first == "child" else parent)
-    lab.run(0.2)
-    assert lab.inside(lab.netns_fd, _rules) == before
+    assert lab.becomes(lambda: lab.inside(lab.netns_fd, _rules) == before)
 
 
 def _rules() -> int:
@@ -590,9 +598,8 @@ def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
         for port in ports:
             lab.networks.release_port(port)
         lab.networks.remove(network)
-    lab.run(0.5)
     # Less when the collector closed what other tests have left.
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert lab.becomes(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     # Namespaces die in the kernel's own time.
     assert eventually(lambda: lab.inside(lab.netns_fd, _count_links)[0] <= links[0])
     # Bridges are used again.

@@ -239,6 +239,7 @@ def test_an_unnamed_one_is_held_by_the_run_and_pruned_after_it(own_engine) -> No
     assert not image.layers[-1].path.exists()
 
 
+@pytest.mark.alone
 @pytest.mark.needs("root")
 def test_a_disk_that_is_full_leaves_nothing(
     own_engine: Callable[..., pc.Engine], tmp_path: Path

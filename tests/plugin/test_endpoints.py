@@ -145,6 +145,34 @@ def test_it(site):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.needs("memcached")
+def test_two_services_of_a_kind_have_an_address_each(run, pytester) -> None:
+    pytester.makeconftest(
+        """
+import pytest_containers as pc
+one = pc.services.Memcached.fixture(image="host:", endpoint="ONE")
+two = pc.services.Memcached.fixture(image="host:", endpoint={"TWO": "{host}:{port}"})
+"""
+    )
+    result = run(
+        """
+import os, socket
+
+def say(address, text):
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.rpartition("/")[2], int(port)), timeout=5) as sock:
+        sock.sendall(text)
+        return sock.recv(100)
+
+def test_it(one, two):
+    assert say(os.environ["ONE"], b"set a 0 0 1\\r\\nx\\r\\n") == b"STORED\\r\\n"
+    assert say(os.environ["TWO"], b"get a\\r\\n") == b"END\\r\\n"
+    assert b"VALUE a" in say(os.environ["ONE"], b"get a\\r\\n")
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

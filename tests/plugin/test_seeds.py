@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,11 @@ def load(box):
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    # States are shared by all projects with the same files: this one is like no other.
+def project(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> pytest.Pytester:
+    # States are shared by all projects with the same files, and compared with each other.
+    monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(tmp_path / "store"))
     pytester.makepyfile(seeds=f"{SEEDS}UNIQUE = {uuid.uuid4().hex!r}\n")
     (pytester.path / "text.txt").write_text("one\n")
     return pytester

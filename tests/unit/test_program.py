@@ -15,6 +15,8 @@ from pytest_containers.linux.numbers import NR
 from pytest_containers.linux.program import STATUS_FD, Param, Program, Result
 from pytest_containers.linux.spawn import spawn, stub_available
 
+pytestmark = pytest.mark.alone  # forks this process: no thread of a worker may be in its way
+
 RUNNERS = ["python", "stub"]
 
 
