@@ -601,7 +601,7 @@ def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
     # Less when the collector closed what other tests have left.
     assert lab.becomes(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     # Namespaces die in the kernel's own time.
-    assert eventually(lambda: lab.inside(lab.netns_fd, _count_links)[0] <= links[0])
+    assert lab.becomes(lambda: lab.inside(lab.netns_fd, _count_links)[0] <= links[0])
     # Bridges are used again.
     assert lab.inside(lab.netns_fd, _count_links)[1] <= 8
 
