@@ -62,8 +62,8 @@ class Holds:
         """The directories' names of all layers in use; what the dead have left is removed."""
         found: set[str] = set()
         with suppress(FileNotFoundError):
-            for entry in os.scandir(self._folder):
-                found |= self._of(Path(entry.path))
+            for name in os.listdir(self._folder):
+                found |= self._of(self._folder / name)
         return found
 
     def _of(self, path: Path) -> set[str]:

@@ -218,12 +218,13 @@ class Store:
             remove_inside: Deletes below a directory what belongs to subordinate ids; without it
                 such directories stay for the next time.
         """
-        for entry in os.scandir(self.home / "tmp"):
-            fd = try_lock(entry.path)
+        for name in os.listdir(self.home / "tmp"):
+            path = self.home / "tmp" / name
+            fd = try_lock(os.fspath(path))
             if fd is None:
                 continue
             try:
-                remove_tree(Path(entry.path), remove_inside)
+                remove_tree(path, remove_inside)
             finally:
                 os.close(fd)
 
