@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -39,7 +40,7 @@ SEED_LIMIT_S = 600.0
 Isolation = Literal["server", "database", "none"]
 
 
-class Service:
+class Service(ABC):
     """A kind of server: what it is started from, and how it is reached while it runs.
 
     Made with options, it says how to start one; fixtures give a copy of it that is bound to a
@@ -135,15 +136,15 @@ class Service:
 
     # ------------------------------------------------- for those who write services
 
+    @abstractmethod
     def serve(self, image: Image) -> ContainerSpec:
         """How the server is started: on the data that `prepare` has made, if there is one."""
-        raise NotImplementedError
 
     def prepare(self, image: Image) -> Sequence[Stage]:
         """How its data directory is made, once per image and options, in order."""
         return ()
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most servers have nothing to do
         """Have everything written to files, after a seed; what the end of the server does not."""
 
     def first_word(self) -> dict[str, Any] | None:

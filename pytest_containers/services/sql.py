@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ __tracebackhide__ = hide_frames
 class SqlService(Service):
     """A service that knows databases: it runs SQL and clones them."""
 
+    @abstractmethod
     def sql(self, text: str | bytes, *, database: str | None = None) -> list[list[str]]:
         """Run SQL with the server's own client program; no driver is needed.
 
@@ -30,7 +32,6 @@ class SqlService(Service):
         Raises:
             ExecError: A statement failed; none after it was run.
         """
-        raise NotImplementedError
 
     def run_script(self, path: Path) -> None:
         """``.sql``, ``.sql.gz``, and ``.sh`` for the shell of the container."""
@@ -47,13 +48,13 @@ class SqlService(Service):
         other.database = name
         return other
 
+    @abstractmethod
     def clone_database(self, name: str, template: str) -> None:
         """Make database `name` as a copy of `template`, which nobody is connected to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop_database(self, name: str) -> None:
         """Remove a database and end who is connected to it; one that is not there is fine."""
-        raise NotImplementedError
 
     def _client(self, command: Sequence[str], text: str | bytes, **options: Any) -> str:
         """Run a client program on SQL; what it wrote.
