@@ -117,6 +117,7 @@ class Proxy:
     Attributes:
         address: ``127.0.0.1:PORT``.
         requests: ``(method, path, headers)`` of each.
+        answers: ``METHOD PATH: STATUS`` of each, in the order they were answered in, to explain a failure.
         sent_bytes: Of bodies, by path.
     """
 
@@ -124,7 +125,9 @@ class Proxy:
         self.upstream = upstream
         self.rules: list[Rule] = []
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.answers: list[str] = []
         self.sent_bytes: dict[str, int] = {}
+        self._ruling = threading.Lock()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
@@ -132,10 +135,11 @@ class Proxy:
         self._thread.start()
 
     def rule(self, method: str, path: str) -> Rule | None:
-        for rule in self.rules:
-            if rule.times > 0 and re.search(rule.pattern, f"{method} {path}"):
-                rule.times -= 1
-                return rule
+        with self._ruling:  # requests come at the same time
+            for rule in self.rules:
+                if rule.times > 0 and re.search(rule.pattern, f"{method} {path}"):
+                    rule.times -= 1
+                    return rule
         return None
 
     def asked(self, pattern: str) -> int:
@@ -183,6 +187,8 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
                 )
             body = b"" if self.command == "HEAD" else response.read()
             connection.close()
+            lost = " (lost)" if rule.lost else ""
+            proxy.answers.append(f"{self.command} {self.path}: {response.status}{lost}")
             if rule.lost:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -328,7 +328,7 @@ def test_an_upload_that_breaks_off_goes_on(
     engine.images.load(layout.image([base, big]).removeprefix("oci:"), name=name)
     proxy.rules = [Rule("PATCH", times=2, lost=True)]  # taken, or not: nobody knows
     engine.images.push(name)
-    assert proxy.asked("GET /v2/broken/push/blobs/uploads/") == 2
+    assert proxy.asked("GET /v2/broken/push/blobs/uploads/") == 2, "\n".join(proxy.answers)
     assert output(engine, name, "echo fine") == "fine\n"
 
 

@@ -55,6 +55,8 @@ def services_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mode = "root" if os.geteuid() == 0 else "unshare"
     subprocess.run(
         [
+            # What it mounts as root is not to be seen by tests beside this one.
+            *(["unshare", "--mount"] if mode == "root" else []),
             "mmdebstrap", "--quiet", f"--mode={mode}", "--variant=minbase",
             f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", str(tar),
