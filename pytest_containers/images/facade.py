@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
 from pytest_containers.images import progress
 from pytest_containers.images.holds import Hold
 from pytest_containers.images.host import host_image
-from pytest_containers.images.image import Image, Layer
+from pytest_containers.images.image import Image
 from pytest_containers.images.inside import Inside
 from pytest_containers.images.layers import Freeze
 from pytest_containers.images.library import Library
@@ -27,11 +26,12 @@ from pytest_containers.images.reference import (
     parse,
     parse_reference,
 )
+from pytest_containers.images.sources import Sources
 from pytest_containers.images.states import State, States, known
-from pytest_containers.images.store import Store, default_home, storing
+from pytest_containers.images.store import Store, default_home
 
 if TYPE_CHECKING:
-    from pytest_containers.images.pull import Policy, Puller, Registries
+    from pytest_containers.images.pull import Policy, Registries
     from pytest_containers.images.registry.settings import RegistrySettings
     from pytest_containers.images.save import Form
     from pytest_containers.images.upkeep import Pruned
@@ -75,6 +75,9 @@ class Images:
         self._registries: Registries | None = None
         self._display = display or progress.Silent()
         self._library = Library(self.store, lambda: self.inside)
+        self._sources = Sources(
+            self._library, lambda: self.inside, lambda: self.registries, self._display
+        )
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Image] = {}
 
     @property
@@ -134,12 +137,12 @@ class Images:
             )
             return host_image(self.store, source, project=self._project, name=reference)
         if isinstance(source, ArchiveSource):
-            return self._from_archive(source)
+            return self._sources.from_archive(source)
         if isinstance(source, RootfsSource):
-            return self._from_rootfs(Path(source.path).absolute(), {}, reference)
+            return self._sources.from_rootfs(Path(source.path).absolute(), {}, reference)
         if self._library.names.get(source) is None and (found := self._of_host(source)):
             return found
-        image = self._by_name(self._meant(source), self.policy)
+        image = self._sources.by_name(self._meant(source), self.policy)
         self._library.layers.settle(image.layers)
         return image
 
@@ -158,139 +161,9 @@ class Images:
         Raises:
             ImageNotFoundError, ImageError, RegistryError: See `get`.
         """
-        image = self._by_name(self._meant(parse_reference(name)), policy)
+        image = self._sources.by_name(self._meant(parse_reference(name)), policy)
         self._forget(name)
         return image
-
-    # ------------------------------------------------------------------ sources
-
-    def _by_name(self, reference: Reference, policy: Policy) -> Image:
-        record = self._library.names.get(reference)
-        if policy != "always" and record is not None:
-            image = self._stored(record, may_ask=policy != "never")
-            if image is not None:
-                return image
-        if policy == "never":
-            raise ImageNotFoundError(
-                f"image {reference.familiar!r} is not in the store and may not be pulled "
-                "(--containers-pull=never); put it there with `pytest-containers pull`, `load` or "
-                "`import`",
-                reference=reference.familiar,
-            )
-        if record is not None and self._is_current(record):
-            image = self._stored(record, may_ask=True)
-            if image is not None:
-                return image
-        return self._pulled(reference)
-
-    def _stored(self, record: Record, *, may_ask: bool) -> Image | None:
-        """The stored image, mended if something of it is missing; None if that needs a pull."""
-        try:
-            image = self._library.ready(record)
-            if image is None:
-                image = self._unpacked(record)
-        except ImageError:
-            if may_ask and record.origin:
-                return None
-            raise
-        self._library.names.used(record.reference)
-        return image
-
-    def _unpacked(self, record: Record) -> Image:
-        found = self._library.documents_of(record)
-        what = record.reference.familiar
-        if found.manifest is None:
-            raise ImageError(f"image {what!r}: its layers are gone; load it again")
-        fetch = self._puller().fetch_again(record.origin) if record.origin else None
-        transfer = progress.Transfer("unpack", what, progress.parts_of(found.manifest.layers))
-        with progress.shown(self._display, transfer):
-            wants = self._library.wants(found.manifest, found.diff_ids, transfer.parts, what, fetch)
-            layers = self._library.layers.ensure(wants, lambda: self._display.refresh(transfer))
-        return self._library.image(found, layers, record.digest, what)
-
-    def _puller(self) -> Puller:
-        from pytest_containers.images.pull import Puller
-
-        return Puller(self.store, self._library.blobs, self.registries)
-
-    def _is_current(self, record: Record) -> bool:
-        """Whether the name still stands for what is stored; one request."""
-        if record.reference.digest is not None:
-            return True
-        current = self._puller().tag_digest(record.reference)
-        return current is not None and current == record.resolved
-
-    def _pulled(self, reference: Reference) -> Image:
-        from pytest_containers.images.library import documents
-
-        what = reference.familiar
-        puller = self._puller()
-        resolved = puller.resolve(reference)
-        found = documents(resolved.manifest, resolved.config_data, what)
-        transfer = progress.Transfer("pull", what, progress.parts_of(resolved.manifest.layers))
-        library = self._library
-        # Before a byte is moved: what could never run here is refused.
-        library.image(found, (), resolved.manifest.digest, what)
-        with library.store.among_others(), progress.shown(self._display, transfer):
-            fetch = puller.fetch_from(resolved.registry, resolved.repository)
-            wants = library.wants(resolved.manifest, found.diff_ids, transfer.parts, what, fetch)
-            layers = library.layers.ensure(wants, lambda: self._display.refresh(transfer))
-            library.keep(found)
-            library.names.set(
-                reference, config=resolved.manifest.config.digest,
-                digest=resolved.manifest.digest, resolved=resolved.tag_digest,
-                origin=f"{reference.registry}/{reference.repository}",
-            )  # fmt: skip
-        return library.image(found, layers, resolved.manifest.digest, what)
-
-    def _from_archive(self, source: ArchiveSource) -> Image:
-        from pytest_containers.images import archives
-        from pytest_containers.images.library import documents
-
-        what = str(source)
-        with archives.Files(Path(source.path)) as files:
-            found = archives.find(files, source)
-            known = documents(found.manifest, found.config_data, what)
-            self._library.image(known, (), "", what)  # refused before it is unpacked
-            layers = self._library.layers.ensure(archives.wants(found, known.diff_ids, what))
-        self._library.blobs.write(found.config_data)
-        digest = found.manifest.digest if found.manifest is not None else ""
-        return self._library.image(known, layers, digest, what)
-
-    def _from_rootfs(self, path: Path, config: Mapping[str, Any], name: str) -> Image:
-        """An image of one layer. What was unpacked before is known by the file's identity."""
-        from pytest_containers.images import archives
-        from pytest_containers.images.library import documents
-
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise ImageNotFoundError(f"rootfs {path}: {error.strerror}", path=str(path)) from None
-        layers = self._library.layers
-        identity = [
-            str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
-            status.st_ctime_ns, self.inside.id_map_class,
-        ]  # fmt: skip
-        signature = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        known = self.store.home / "images" / f"rootfs-{signature}.json"
-
-        def find() -> Layer | None:
-            # A directory changes without a trace in its own times, so it is read every time.
-            record = None if path.is_dir() else self.store.read_json(known)
-            return layers.find(record["diff_id"]) if record is not None else None
-
-        layer = find()
-        if layer is None:
-            with self.store.lock(f"rootfs-{signature[:32]}"), archives.rootfs_part(path) as part:
-                layer = find()
-                if layer is None:
-                    layer = layers.unpack(part, None, f"rootfs {path}").layer
-                    with storing(name, self.store.home):
-                        text = json.dumps({"diff_id": layer.diff_id}).encode()
-                        self.store.write_atomically(known, text)
-        data = archives.config_of([layer.diff_id], config)
-        self._library.blobs.write(data)
-        return self._library.image(documents(None, data, name), [layer], "", name)
 
     # ----------------------------------------------------------- the store's own
 
@@ -331,7 +204,7 @@ class Images:
                 self._library, Path(path).absolute(), parse_reference(name), config or {}
             )
         self._forget(name)
-        return self._by_name(parse_reference(name), "never")
+        return self._sources.by_name(parse_reference(name), "never")
 
     def forget_answers(self) -> None:
         """Look every image up again when it is asked for next."""
@@ -362,7 +235,7 @@ class Images:
                 author=author,
             )  # fmt: skip
         self._forget(name)
-        return self._by_name(reference, "never")
+        return self._sources.by_name(reference, "never")
 
     # ------------------------------------------------------------------- states
 
@@ -429,7 +302,7 @@ class Images:
         record = self._record(name)
         goal = record.reference if target is None else parse_reference(target)
         registry = self.registries.itself(goal.registry)
-        return push(self._library, record, goal, registry, self._puller(), self._display)
+        return push(self._library, record, goal, registry, self._sources.puller(), self._display)
 
     def save(
         self, names: Sequence[str], path: str | os.PathLike[str], *, form: Form = "archive"
@@ -442,7 +315,7 @@ class Images:
         from pytest_containers.images.save import save
 
         records = [self._record(name) for name in names]
-        save(self._library, records, Path(path).absolute(), form, self._puller())
+        save(self._library, records, Path(path).absolute(), form, self._sources.puller())
 
     def tag(self, name: str, other: str) -> None:
         """Let `other` be a name of the same image."""
@@ -518,16 +391,16 @@ class Images:
         def pull(record: Record) -> None:
             if not record.origin:
                 raise ImageError(f"{record.reference.familiar} was not pulled")
-            self._pulled(record.reference)
+            self._sources.pulled(record.reference)
 
         self.forget_answers()
-        return verify(self._library, self._puller(), pull)
+        return verify(self._library, self._sources.puller(), pull)
 
     def cache_export(self, path: str | os.PathLike[str]) -> Sequence[str]:
         """Write all named images to one file of the caller's; returns their names."""
         from pytest_containers.images.cache import export
 
-        return export(self._library, Path(path).absolute(), self._puller())
+        return export(self._library, Path(path).absolute(), self._sources.puller())
 
     def cache_import(self, path: str | os.PathLike[str]) -> Sequence[str]:
         """Take the images of such a file; returns their names."""

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.native import config as configs
-from pytest_containers.engines.native import execution, transfer
+from pytest_containers.engines.native import execution, output, snapshots, transfer
 from pytest_containers.engines.protocol import ExecResult, Logs, Status
 from pytest_containers.errors import (
     ContainersError,
     ExitedError,
-    ImageError,
     NotRunningError,
     RunLostError,
     SpecError,
@@ -28,7 +24,6 @@ from pytest_containers.errors import (
     hide_frames,
 )
 from pytest_containers.images.image import Image
-from pytest_containers.images.layers import FREEZE, PACK
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -38,8 +33,6 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 
 _MAX_HOST_NAME = 63
-_log = logging.getLogger(__name__)
-_RECORD = struct.Struct("<dBQI")
 
 
 class Container:
@@ -319,27 +312,11 @@ class Container:
         self, *, wait: bool, deadline: float | None = None, timeout_s: float | None = None
     ) -> Iterator[tuple[float, int, bytes]]:
         if self._last_logs is not None:
-            yield from self._last_logs.records
-            return
-        position, more = 0, True
-        while more:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise self._timed_out("follow the output of", timeout_s)
-            try:
-                frame = self._call("logs", position=position, wait=wait, within_s=left)
-            except WaitTimeoutError:
-                raise self._timed_out("follow the output of", timeout_s) from None
-            position, more = frame.body["ok"]
-            yield from _parse(frame.blob)
-            if not wait and not frame.blob:
-                return
-
-    def _timed_out(self, doing: str, timeout_s: float | None) -> WaitTimeoutError:
-        return WaitTimeoutError(
-            f"{doing} container {self.name!r}: it did not end within {timeout_s} s",
-            timeout_s=timeout_s,
-        )
+            return iter(self._last_logs.records)
+        return output.records(
+            self._live_client(), self.id, self.name, wait=wait, timeout_s=timeout_s,
+            deadline=deadline,
+        )  # fmt: skip
 
     # -------------------------------------------------------------------- life
 
@@ -393,10 +370,10 @@ class Container:
             try:
                 frame = self._call("wait", within_s=timeout_s)
             except WaitTimeoutError:
-                raise self._timed_out("wait for", timeout_s) from None
+                raise output.timed_out("wait for", self.name, timeout_s) from None
             self._exit_code, whole = frame.body["ok"]
             if whole:
-                self._last_logs = Logs(tuple(_parse(frame.blob)))
+                self._last_logs = Logs(tuple(output.parse(frame.blob)))
         assert self._exit_code is not None
         return self._exit_code
 
@@ -541,14 +518,9 @@ class Container:
         Raises:
             UnsupportedError: It was started from ``host:``.
         """
-
-        def pack(pipe: int) -> None:
-            self._upper_job(PACK, {"without": []}, [pipe])
-
-        with self._paused():
-            return self._engine.images.commit(
-                self.image, pack, name, changes=changes, message=message, author=author
-            )
+        return snapshots.commit(
+            self._engine, self, name, changes=changes, message=message, author=author
+        )
 
     def snapshot(self, name: str | None = None) -> Image:
         """Freeze its files as they are now, also after its end: an image to start others from.
@@ -565,28 +537,14 @@ class Container:
         Raises:
             ImageError: It cannot be stored; nothing of it is left then.
         """
-        if name is not None and not self.image.mounts:
-            return self.commit(name, message="snapshot")
-        images = self._engine.images
-        with self._paused() as running:
-            if running:
-                _log.info(
-                    "snapshot of container %s while it runs: what starts from it recovers as after "
-                    "a crash", self.name,
-                )  # fmt: skip
-            if name is not None:
-                return images.freeze_as(self.image, self.freeze, name)
-            with images.store.among_others():
-                image = images.freeze(self.image, self.freeze)
-                self._engine.make_ready(image)
-            return image
+        return snapshots.snapshot(self._engine, self, name)
 
     def freeze(self, parent: int) -> dict[str, Any]:
         """Copy what it has written to the new directory ``tree`` of `parent` (a descriptor).
 
         For the image store (`images.layers.Freeze`).
         """
-        return self._upper_job(FREEZE, {}, [parent])
+        return snapshots.freeze(self._engine, self, parent)
 
     def clone(
         self, name: str | None = None, *, wait_ready: bool = True, **changes: Any
@@ -607,36 +565,6 @@ class Container:
         changes = {"ports": ports, **changes, "image": self.snapshot()}
         spec = dataclasses.replace(self.spec, **changes)
         return self._engine.run(spec, name=name, network=self._network, wait_ready=wait_ready)
-
-    @contextlib.contextmanager
-    def _paused(self) -> Iterator[bool]:
-        """Its processes stand still meanwhile; tells whether there are any."""
-        running = self.status == "running"
-        if running:
-            try:
-                self.pause()
-            except NotRunningError:  # it has ended this moment
-                running = False
-        try:
-            yield running
-        finally:
-            if running:
-                self.unpause()
-
-    def _upper_job(self, function: str, args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
-        """Run a job on its writable layer."""
-        search_path = [path for path in sys.path if path]
-        try:
-            frame = self._live_client().call(
-                "job", function=function, args=args, upper_of=self.id, search_path=search_path,
-                fds=fds,
-            )  # fmt: skip
-        except (ImageError, NotRunningError, RunLostError):
-            raise
-        except ContainersError as error:
-            raise ImageError(error.message, **error.data) from error
-        result: dict[str, Any] = frame.body["ok"]
-        return result
 
     # ----------------------------------------------------------------- helpers
 
@@ -659,15 +587,6 @@ class Container:
     def __repr__(self) -> str:
         state = "removed" if self._removed else "started"
         return f"<Container {self.name!r} {self.id} of {self.image.name} ({state})>"
-
-
-def _parse(blob: bytes) -> Iterator[tuple[float, int, bytes]]:
-    at = 0
-    while at < len(blob):
-        when, stream, _, length = _RECORD.unpack_from(blob, at)
-        at += _RECORD.size
-        yield when, stream, blob[at : at + length]
-        at += length
 
 
 def _host_name(name: str) -> str:
