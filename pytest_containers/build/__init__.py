@@ -1,0 +1,1 @@
+"""Images from Dockerfiles: parse, plan, run, keep."""

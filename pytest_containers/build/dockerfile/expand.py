@@ -1,0 +1,273 @@
+"""Words as a shell reads them: quotes, escapes and variables.
+
+The forms are those that the Dockerfile reference lists: ``$x``, ``${x}``, ``:-`` ``-`` ``:+`` ``+``
+``:?`` ``?`` ``#`` ``##`` ``%`` ``%%`` ``/`` ``//``. Positional and special parameters are empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_BLANK = " \t\v\f\r\n"
+_SPECIAL = "@*#?-$!0"
+_MODIFIERS = "-+?#%/"
+
+
+class ExpansionError(ValueError):
+    """A word is not understood.
+
+    Attributes:
+        offset: Where in it.
+    """
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+def expand_word(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
+    """Replace variables and remove quotes; one word stays one, whatever is in it."""
+    return "".join(piece for piece, _ in _Reader(text, variables, escape).pieces())
+
+
+def expand_text(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
+    """Replace variables in a document: quotes mean nothing in it."""
+    reader = _Reader(text, variables, escape, quotes=False)
+    return "".join(piece for piece, _ in reader.pieces())
+
+
+def expand_words(text: str, variables: Mapping[str, str], escape: str = "\\") -> list[str]:
+    """Split into words; values that stand outside quotes are split as well."""
+    words: list[str] = []
+    open_word = False
+    for piece, splits in _Reader(text, variables, escape).pieces():
+        parts = re.split(rf"[{_BLANK}]+", piece) if splits else [piece]
+        for index, part in enumerate(parts):
+            if index:
+                open_word = False
+            if part or not splits:
+                if open_word:
+                    words[-1] += part
+                else:
+                    words.append(part)
+                open_word = True
+    return words
+
+
+def unquoted(word: str, escape: str = "\\") -> str:
+    """A word without its quotes and escapes; a dollar is a letter."""
+    return "".join(piece for piece, _ in _Reader(word, None, escape).pieces())
+
+
+def split_words(text: str, escape: str = "\\") -> list[str]:
+    """The words of a line as they are written, with quotes and escapes."""
+    return [text[start:end] for start, end in word_spans(text, escape)]
+
+
+def word_spans(text: str, escape: str = "\\") -> list[tuple[int, int]]:
+    """Where the words of a line begin and end.
+
+    Raises:
+        ExpansionError: A quote is not closed.
+    """
+    spans: list[tuple[int, int]] = []
+    at = 0
+    while True:
+        while at < len(text) and text[at] in _BLANK:
+            at += 1
+        if at == len(text):
+            return spans
+        start = at
+        quote = ""
+        opened = at
+        while at < len(text) and (quote or text[at] not in _BLANK):
+            letter = text[at]
+            if letter == escape and quote != "'":
+                at += 1  # whatever follows is a letter of the word
+            elif quote:
+                quote = "" if letter == quote else quote
+            elif letter in "'\"":
+                quote, opened = letter, at
+            at += 1
+        if quote:
+            raise ExpansionError(f"the quote {quote} is not closed", opened)
+        at = min(at, len(text))
+        spans.append((start, at))
+
+
+class _Reader:
+    """Reads a word piece by piece.
+
+    Args:
+        variables: None reads a dollar as a letter.
+        quotes: Whether quotes mean something.
+    """
+
+    def __init__(
+        self, text: str, variables: Mapping[str, str] | None, escape: str, *, quotes: bool = True
+    ) -> None:
+        self._text = text
+        self._variables = variables
+        self._escape = escape
+        self._quotes = quotes
+        self._at = 0
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _next(self) -> str:
+        letter = self._peek()
+        self._at += 1
+        return letter
+
+    def _fail(self, message: str, offset: int | None = None) -> ExpansionError:
+        return ExpansionError(message, self._at if offset is None else offset)
+
+    def pieces(self, stop: str = "", *, raw: bool = False) -> list[tuple[str, bool]]:
+        """``(text, whether blanks in it end a word)``, up to `stop`, which is read as well.
+
+        Args:
+            raw: Whether escapes stay: in a pattern they mean something themselves.
+        """
+        found: list[tuple[str, bool]] = []
+        while letter := self._peek():
+            if letter == stop:
+                self._at += 1
+                return found
+            if letter == "$" and self._variables is not None:
+                found.append((self._dollar(), True))
+            elif letter == "'" and self._quotes:
+                found.append((self._single(), False))
+            elif letter == '"' and self._quotes:
+                found.append((self._double(), False))
+            elif letter == self._escape:
+                self._at += 1
+                follows = self._next()
+                found.append(((letter if raw else "") + follows, False))
+            else:
+                found.append((self._next(), True))
+        if stop:
+            raise self._fail(f"expected {stop!r} before the end")
+        return found
+
+    def _single(self) -> str:
+        start = self._at
+        end = self._text.find("'", start + 1)
+        if end < 0:
+            raise self._fail("the quote ' is not closed", start)
+        self._at = end + 1
+        return self._text[start + 1 : end]
+
+    def _double(self) -> str:
+        start = self._at
+        self._at += 1
+        found = ""
+        while letter := self._peek():
+            if letter == '"':
+                self._at += 1
+                return found
+            if letter == "$" and self._variables is not None:
+                found += self._dollar()
+                continue
+            self._at += 1
+            if letter == self._escape and self._peek() in ('"', "$", self._escape):
+                letter = self._next()
+            found += letter
+        raise self._fail('the quote " is not closed', start)
+
+    def _name(self) -> str:
+        start = self._at
+        first = self._peek()
+        if first.isdigit():
+            while self._peek().isdigit():
+                self._at += 1
+        elif first and first in _SPECIAL:
+            self._at += 1
+        else:
+            while (letter := self._peek()) and (letter.isalnum() or letter == "_"):
+                self._at += 1
+        return self._text[start : self._at]
+
+    def _dollar(self) -> str:
+        start = self._at
+        self._at += 1
+        if self._peek() != "{":
+            name = self._name()
+            return self._value(name) or "" if name else "$"
+        self._at += 1
+        name = self._name()
+        if not name:
+            raise self._fail("expected the name of a variable after ${")
+        modifier = self._next()
+        if modifier == "}":
+            return self._value(name) or ""
+        unless_empty = modifier == ":"
+        if unless_empty:
+            modifier = self._next()
+        if not modifier:
+            raise self._fail("expected '}' before the end", start)
+        if modifier not in _MODIFIERS or (unless_empty and modifier not in "-+?"):
+            shown = f"{':' if unless_empty else ''}{modifier}"
+            raise self._fail(
+                f"the modifier {shown!r} in ${{{name}{shown}…}} is not known: expected one of "
+                ":- - :+ + :? ? # ## % %% / //",
+                self._at - 1,
+            )
+        value = self._value(name)
+        if unless_empty and not value:
+            value = None
+        if modifier == "/":
+            return self._replaced(value or "")
+        if modifier in "#%":
+            return self._trimmed(value or "", modifier)
+        word = self._word("}")
+        if modifier == "-":
+            return word if value is None else value
+        if modifier == "+":
+            return "" if value is None else word
+        if value is None:
+            raise self._fail(
+                f"{name}: {word or ('is not set or is empty' if unless_empty else 'is not set')}",
+                start,
+            )
+        return value
+
+    def _word(self, stop: str, *, raw: bool = False) -> str:
+        return "".join(piece for piece, _ in self.pieces(stop, raw=raw))
+
+    def _value(self, name: str) -> str | None:
+        assert self._variables is not None
+        return self._variables.get(name)
+
+    def _trimmed(self, value: str, modifier: str) -> str:
+        longest = self._peek() == modifier
+        if longest:
+            self._at += 1
+        pattern = _pattern(self._word("}", raw=True), self._escape)
+        sizes: Sequence[int] = range(len(value) + 1)
+        for size in reversed(sizes) if longest else sizes:
+            part = value[:size] if modifier == "#" else value[len(value) - size :]
+            if pattern.fullmatch(part):
+                return value[size:] if modifier == "#" else value[: len(value) - size]
+        return value
+
+    def _replaced(self, value: str) -> str:
+        everywhere = self._peek() == "/"
+        if everywhere:
+            self._at += 1
+        pattern = _pattern(self._word("/", raw=True), self._escape)
+        replacement = self._word("}")
+        return pattern.sub(lambda _: replacement, value, count=0 if everywhere else 1)
+
+
+def _pattern(text: str, escape: str) -> re.Pattern[str]:
+    """``*`` and ``?`` of a shell; all else stands for itself."""
+    found = ""
+    letters = iter(text)
+    for letter in letters:
+        if letter == escape:
+            found += re.escape(next(letters, escape))
+        else:
+            found += {"*": ".*", "?": "."}.get(letter, re.escape(letter))
+    return re.compile(found, re.DOTALL)

@@ -1,0 +1,289 @@
+"""The instructions of a Dockerfile, typed. Variables in them are not replaced yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pytest_containers.build.dockerfile.source import Heredoc
+
+MountType = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line.
+
+    Attributes:
+        words: Arguments; of the shell form, the one line.
+        shell: Whether it is for a shell.
+    """
+
+    words: tuple[str, ...]
+    shell: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """One instruction.
+
+    Attributes:
+        line, end_line: Where it stands, from 1; without its heredocs.
+        text: As it is written, without its continuations.
+    """
+
+    KEYWORD: ClassVar[str]
+
+    line: int
+    end_line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class From(Instruction):
+    """Begins a stage, called `name`, from an image or another stage."""
+
+    KEYWORD = "FROM"
+    image: str
+    platform: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arg(Instruction):
+    """Declares build arguments; a default of None is none."""
+
+    KEYWORD = "ARG"
+    pairs: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env(Instruction):
+    """Environment variables."""
+
+    KEYWORD = "ENV"
+    pairs: Pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Instruction):
+    """Labels."""
+
+    KEYWORD = "LABEL"
+    pairs: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount of a RUN. Fields that are empty were not given; numbers may still be variables."""
+
+    type: MountType = "bind"
+    from_: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool | None = None
+    id: str = ""
+    sharing: str = "shared"
+    required: bool = False
+    size: str = ""
+    mode: str = ""
+    uid: str = ""
+    gid: str = ""
+    env: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Instruction):
+    """Runs a command."""
+
+    KEYWORD = "RUN"
+    command: Command
+    heredocs: tuple[Heredoc, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    network: str = "default"
+    security: str = "sandbox"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer(Instruction):
+    """What COPY and ADD have in common.
+
+    Attributes:
+        sources: Paths, patterns, addresses; and documents of the file itself.
+        chown: ``user[:group]``, or empty.
+        chmod: Octal or symbolic, or empty.
+        link: Whether it goes into a layer that needs nothing of those below.
+        exclude: Patterns.
+    """
+
+    sources: tuple[str | Heredoc, ...]
+    destination: str
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Transfer):
+    """Copies from the context, another stage or an image."""
+
+    KEYWORD = "COPY"
+    from_: str = ""
+    parents: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Transfer):
+    """Copies, fetches and unpacks."""
+
+    KEYWORD = "ADD"
+    keep_git_dir: bool = False
+    checksum: str = ""
+    unpack: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cmd(Instruction):
+    """The command that is run by default."""
+
+    KEYWORD = "CMD"
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint(Instruction):
+    """The program that gets the command as its arguments."""
+
+    KEYWORD = "ENTRYPOINT"
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell(Instruction):
+    """What runs commands in shell form."""
+
+    KEYWORD = "SHELL"
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthcheck(Instruction):
+    """How to see that a container is well; a command of None is no check.
+
+    Attributes:
+        interval_ns, timeout_ns, start_period_ns, start_interval_ns: 0 was not given.
+        retries: 0 was not given.
+    """
+
+    KEYWORD = "HEALTHCHECK"
+    command: Command | None
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expose(Instruction):
+    """Ports that are listened on: ``80``, ``80/udp``, ``8000-8005``."""
+
+    KEYWORD = "EXPOSE"
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Instruction):
+    """Directories that are to be volumes."""
+
+    KEYWORD = "VOLUME"
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workdir(Instruction):
+    """The working directory."""
+
+    KEYWORD = "WORKDIR"
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User(Instruction):
+    """Who runs commands."""
+
+    KEYWORD = "USER"
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSignal(Instruction):
+    """The signal that asks a container to end."""
+
+    KEYWORD = "STOPSIGNAL"
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintainer(Instruction):
+    """The author."""
+
+    KEYWORD = "MAINTAINER"
+    author: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnBuild(Instruction):
+    """An instruction for builds on top of this image.
+
+    Attributes:
+        trigger: Its text, with its heredocs.
+    """
+
+    KEYWORD = "ONBUILD"
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage.
+
+    Attributes:
+        begin: Its FROM.
+        instructions: After it.
+    """
+
+    begin: From
+    instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """A whole Dockerfile.
+
+    Attributes:
+        name: In messages.
+        args: Before the first FROM.
+        escape: Its escape character.
+        directives: ``syntax``, ``escape``, ``check``, where given.
+        warnings: One sentence each.
+        text: All of it.
+    """
+
+    name: str
+    args: tuple[Arg, ...]
+    stages: tuple[Stage, ...]
+    escape: str
+    directives: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    text: str
+
+    def __iter__(self) -> Iterator[Instruction]:
+        """Every instruction, in the order of the file."""
+        yield from self.args
+        for stage in self.stages:
+            yield stage.begin
+            yield from stage.instructions
