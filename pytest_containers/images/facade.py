@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
 from pytest_containers.images import progress
+from pytest_containers.images.blobs import digest_of
 from pytest_containers.images.holds import Hold
 from pytest_containers.images.host import host_image
 from pytest_containers.images.image import Image
@@ -74,9 +75,9 @@ class Images:
         self._registry_settings = registries
         self._registries: Registries | None = None
         self._display = display or progress.Silent()
-        self._library = Library(self.store, lambda: self.inside)
+        self.library: Library = Library(self.store, lambda: self.inside)
         self._sources = Sources(
-            self._library, lambda: self.inside, lambda: self.registries, self._display
+            self.library, lambda: self.inside, lambda: self.registries, self._display
         )
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Image] = {}
 
@@ -140,15 +141,15 @@ class Images:
             return self._sources.from_archive(source)
         if isinstance(source, RootfsSource):
             return self._sources.from_rootfs(Path(source.path).absolute(), {}, reference)
-        if self._library.names.get(source) is None and (found := self._of_host(source)):
+        if self.library.names.get(source) is None and (found := self._of_host(source)):
             return found
         image = self._sources.by_name(self._meant(source), self.policy)
-        self._library.layers.settle(image.layers)
+        self.library.layers.settle(image.layers)
         return image
 
     def _meant(self, reference: Reference) -> Reference:
         """With the project's prefix for Docker Hub, unless the plain name is stored."""
-        if self._library.names.get(reference) is not None:
+        if self.library.names.get(reference) is not None:
             return reference
         return self.registry_settings.substitute(reference)
 
@@ -180,7 +181,7 @@ class Images:
         from pytest_containers.images import load
 
         with self.store.among_others():
-            names = load.load(self._library, Path(path), name, self._display)
+            names = load.load(self.library, Path(path), name, self._display)
         for one in names:
             self._forget(one)
         return names
@@ -201,7 +202,7 @@ class Images:
 
         with self.store.among_others():
             load.import_rootfs(
-                self._library, Path(path).absolute(), parse_reference(name), config or {}
+                self.library, Path(path).absolute(), parse_reference(name), config or {}
             )
         self._forget(name)
         return self._sources.by_name(parse_reference(name), "never")
@@ -231,18 +232,38 @@ class Images:
         reference = parse_reference(name)
         with self.store.among_others():
             commit(
-                self._library, base, pack, reference, changes=changes or {}, message=message,
+                self.library, base, pack, reference, changes=changes or {}, message=message,
                 author=author,
             )  # fmt: skip
         self._forget(name)
         return self._sources.by_name(reference, "never")
+
+    def keep_built(self, image: Image, config_data: bytes, names: Sequence[str]) -> Image:
+        """Keep what a build has made; whoever calls is among others (`Store.among_others`).
+
+        Args:
+            image: Its layers, with any config.
+            config_data: Its config.
+            names: What it is called in the store; it needs none.
+        """
+        from pytest_containers.images.library import documents
+
+        what = names[0] if names else "an image that was built"
+        found = documents(None, config_data, what)
+        self.library.blobs.write(config_data)
+        config = digest_of(config_data)
+        for name in names:
+            self.library.names.set(parse_reference(name), config=config, digest="")
+            self._forget(name)
+        made = self.library.image(found, (), "", what)
+        return replace(made, layers=image.layers, mounts=image.mounts)
 
     # ------------------------------------------------------------------- states
 
     @property
     def states(self) -> States:
         """Frozen writable layers, by key."""
-        return self._library.states
+        return self.library.states
 
     def freeze(self, base: Image, freeze: Freeze) -> Image:
         """An image of `base` and a writable layer, without a name.
@@ -250,7 +271,7 @@ class Images:
         It is for runs that have begun: nothing leads to its layer but who holds it (`hold`), so
         the caller is among others (`Store.among_others`) until it is held.
         """
-        layer = self._library.layers.freeze(freeze, f"a snapshot of {base.name}")
+        layer = self.library.layers.freeze(freeze, f"a snapshot of {base.name}")
         return base.with_layer(layer, layer.diff_id)
 
     def freeze_as(self, base: Image, freeze: Freeze, name: str) -> Image:
@@ -270,7 +291,7 @@ class Images:
         """Remove states and those of their layers that no live run uses."""
         from pytest_containers.images.upkeep import drop_states
 
-        drop_states(self._library, states)
+        drop_states(self.library, states)
 
     def _of_host(self, reference: Reference) -> Image | None:
         """What `freeze_as` made, while the machine is what it was."""
@@ -302,7 +323,7 @@ class Images:
         record = self._record(name)
         goal = record.reference if target is None else parse_reference(target)
         registry = self.registries.itself(goal.registry)
-        return push(self._library, record, goal, registry, self._sources.puller(), self._display)
+        return push(self.library, record, goal, registry, self._sources.puller(), self._display)
 
     def save(
         self, names: Sequence[str], path: str | os.PathLike[str], *, form: Form = "archive"
@@ -315,12 +336,12 @@ class Images:
         from pytest_containers.images.save import save
 
         records = [self._record(name) for name in names]
-        save(self._library, records, Path(path).absolute(), form, self._sources.puller())
+        save(self.library, records, Path(path).absolute(), form, self._sources.puller())
 
     def tag(self, name: str, other: str) -> None:
         """Let `other` be a name of the same image."""
         record = self._record(name)
-        self._library.names.set(
+        self.library.names.set(
             parse_reference(other), config=record.config, digest=record.digest,
             resolved=record.resolved, origin=record.origin,
         )  # fmt: skip
@@ -335,19 +356,19 @@ class Images:
         """
         from pytest_containers.images.listing import summary
 
-        return [summary(self._library, record) for record in self._library.names.all()]
+        return [summary(self.library, record) for record in self.library.names.all()]
 
     def inspect(self, name: str) -> dict[str, Any]:
         """All that is known of a stored image: names, digests, layers, platform, config."""
         from pytest_containers.images.listing import details
 
-        return details(self._library, self._record(name))
+        return details(self.library, self._record(name))
 
     def history(self, name: str) -> Sequence[dict[str, Any]]:
         """How a stored image came to be, the newest step first."""
         from pytest_containers.images.listing import history
 
-        return history(self._library, self._record(name))
+        return history(self.library, self._record(name))
 
     def remove(self, name: str) -> None:
         """Forget a name; its layers stay until they are pruned.
@@ -359,8 +380,8 @@ class Images:
         frozen = list(known(self.store, self.store.home / "states" / snapshot_key(reference)))
         for state in frozen:
             self.states.remove(state)
-        if not frozen or self._library.names.get(reference) is not None:
-            self._library.names.remove(reference)
+        if not frozen or self.library.names.get(reference) is not None:
+            self.library.names.remove(reference)
         self.forget_answers()
 
     def prune(
@@ -378,7 +399,7 @@ class Images:
         from pytest_containers.images.upkeep import prune
 
         done = prune(
-            self._library, unused_for_s=unused_for_s, keep_bytes=keep_bytes,
+            self.library, unused_for_s=unused_for_s, keep_bytes=keep_bytes,
             all_unused=all_unused, dry_run=dry_run,
         )  # fmt: skip
         self.forget_answers()
@@ -394,27 +415,27 @@ class Images:
             self._sources.pulled(record.reference)
 
         self.forget_answers()
-        return verify(self._library, self._sources.puller(), pull)
+        return verify(self.library, self._sources.puller(), pull)
 
     def cache_export(self, path: str | os.PathLike[str]) -> Sequence[str]:
         """Write all named images to one file of the caller's; returns their names."""
         from pytest_containers.images.cache import export
 
-        return export(self._library, Path(path).absolute(), self._sources.puller())
+        return export(self.library, Path(path).absolute(), self._sources.puller())
 
     def cache_import(self, path: str | os.PathLike[str]) -> Sequence[str]:
         """Take the images of such a file; returns their names."""
         from pytest_containers.images.cache import bring_in
 
         self.forget_answers()
-        return bring_in(self._library, Path(path))
+        return bring_in(self.library, Path(path))
 
     def cache_clear(self) -> None:
         """Empty the store; refused while a live run uses it."""
         from pytest_containers.images.cache import clear
 
         self.forget_answers()
-        clear(self._library)
+        clear(self.library)
 
     def hold(self, image: Image) -> Hold:
         """Keep the layers of `image` from being removed, for as long as somebody has `Hold.fd`.
@@ -434,7 +455,7 @@ class Images:
 
     def _record(self, name: str) -> Record:
         reference = parse_reference(name)
-        record = self._library.names.get(reference)
+        record = self.library.names.get(reference)
         if record is None and (self.store.home / "states" / snapshot_key(reference)).is_dir():
             raise ImageError(
                 f"image {reference.familiar!r} is a snapshot of this machine's own programs "

@@ -183,15 +183,38 @@ class Layers:
         Raises:
             ImageError: It could not be copied; nothing of it is left.
         """
-        with storing(name, self._store.home), self._store.temp_dir() as temp:
-            temp.removed_by = self.remove_inside
-            temp.path.chmod(0o777)
-            result = freeze(temp.fd)
-            temp.path.chmod(0o700)
+        with self._made(freeze, name) as (temp, result):
             layer_id = f"sha256:{os.urandom(32).hex()}"
             path = self._path(layer_id)
             self._store.finish_layer(temp, path, {"kind": "state", **result})
         return Layer(path / "tree", "mapped", layer_id)
+
+    def write(self, make: Freeze, name: str) -> tuple[Layer | None, dict[str, Any]]:
+        """Keep what a job makes, as `freeze`; the digest that it answers names the layer.
+
+        Returns:
+            The layer, or None if there was nothing to keep; and the job's answer.
+        """
+        with self._made(make, name) as (temp, result):
+            diff_id = result["diff_id"]
+            if not diff_id:
+                return None, result
+            path = self._path(diff_id)
+            with self._lock(diff_id):
+                if self.find(diff_id) is None:
+                    self.drop(path)
+                    record = {key: result[key] for key in ("size_bytes", "entries")}
+                    self._store.finish_layer(temp, path, {"kind": "step", **record})
+        return Layer(path / "tree", "mapped", diff_id), result
+
+    @contextmanager
+    def _made(self, make: Freeze, name: str) -> Iterator[tuple[TempDir, dict[str, Any]]]:
+        with storing(name, self._store.home), self._store.temp_dir() as temp:
+            temp.removed_by = self.remove_inside
+            temp.path.chmod(0o777)
+            result = make(temp.fd)
+            temp.path.chmod(0o700)
+            yield temp, result
 
     def thaw(self, archive: Archive, layer_id: str, name: str) -> None:
         """Unpack what was frozen elsewhere, under the name that it had there."""

@@ -5,17 +5,19 @@ Runs as a job (`Inside.call`) in a bare interpreter: the standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any, cast
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _OWN = "user.overlay."
 _XATTR = "SCHILY.xattr."
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_ONCE_BYTES = 1 << 20
 
 
 def pack_upper(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
@@ -30,20 +32,60 @@ def pack_upper(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     upper = os.open(".", _FOLDER, dir_fd=fds[0])
     pipe = fds[1]
     packer = _Packer(frozenset(args["without"]))
-    # The root of the layer is no change of the container's: it has always been there.
     with (
         open(pipe, "wb") as file,
         tarfile.open(
-            fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape"
+            fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape",
+            bufsize=_AT_ONCE_BYTES,
         ) as tar,
-    ):
-        for member, data in packer.below(upper, ""):
-            if data is None:
-                tar.addfile(member)
-            else:
-                with open(data, "rb") as source:
-                    tar.addfile(member, source)
+    ):  # fmt: skip
+        packer.write(upper, tar)
     return {"entries": packer.entries}
+
+
+def tar_digest(fd: int) -> str:
+    """The diffID of the directory `fd`: the digest of the tar that `pack_upper` would write."""
+    tar_hash = _Hashing()
+    packer = _Packer(frozenset())
+    with tarfile.open(
+        fileobj=cast(IO[bytes], tar_hash), mode="w", format=tarfile.PAX_FORMAT,
+        errors="surrogateescape",
+    ) as tar:  # fmt: skip
+        tar.copybufsize = _AT_ONCE_BYTES  # type: ignore[attr-defined]  # typeshed has it not
+        packer.write(os.open(".", _FOLDER, dir_fd=fd), tar)
+    return f"sha256:{tar_hash.hash.hexdigest()}"
+
+
+def content_digest(fd: int) -> str:
+    """A digest of all in the directory `fd` but times: what a rebuild should not change."""
+    found = hashlib.sha256()
+    for member, data in _Packer(frozenset()).below(os.open(".", _FOLDER, dir_fd=fd), ""):
+        xattrs = {name: text for name, text in member.pax_headers.items() if name != "mtime"}
+        facts = (
+            member.name, member.type, member.mode, member.uid, member.gid, member.linkname,
+            member.size, sorted(xattrs.items()),
+        )  # fmt: skip
+        found.update(repr(facts).encode(errors="surrogateescape"))
+        if data is not None:
+            with open(data, "rb") as source:
+                found.update(hashlib.file_digest(source, "sha256").digest())
+    return found.hexdigest()
+
+
+class _Hashing:
+    """A file that only hashes what is written to it."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self._at = 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self._at += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._at
 
 
 class _Packer:
@@ -51,6 +93,18 @@ class _Packer:
         self._without = without
         self._seen: dict[tuple[int, int], str] = {}
         self.entries = 0
+
+    def write(self, fd: int, tar: tarfile.TarFile) -> None:
+        """Write the directory `fd`, which is taken over.
+
+        Without itself: the root of a layer is no change, it has always been there.
+        """
+        for member, data in self.below(fd, ""):
+            if data is None:
+                tar.addfile(member)
+            else:
+                with open(data, "rb") as source:
+                    tar.addfile(member, source)
 
     def below(self, fd: int, folder: str) -> Iterator[tuple[tarfile.TarInfo, int | None]]:
         """Members of the directory `fd`, which is taken over, with a descriptor of their data."""

@@ -23,6 +23,8 @@ from pytest_containers.runtime.client import Client, error_of
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
+    from pytest_containers.build.options import BuildOptions
+    from pytest_containers.build.progress import Display as BuildDisplay
     from pytest_containers.images.progress import Display
     from pytest_containers.images.pull import Policy
     from pytest_containers.images.registry.settings import RegistrySettings
@@ -216,6 +218,40 @@ class Engine:
                 )
             self._ready_images.add(key)
         return key
+
+    def build(
+        self,
+        context: str | os.PathLike[str] = ".",
+        *,
+        dockerfile: str | os.PathLike[str] | None = None,
+        tags: Sequence[str] = (),
+        options: BuildOptions | None = None,
+        display: BuildDisplay | None = None,
+    ) -> Image:
+        """Build an image from a Dockerfile, as ``docker build``; what was built before is reused.
+
+        Args:
+            context: The directory whose files it may copy.
+            dockerfile: Relative to `context`; None is its ``Dockerfile``.
+            tags: Names that it gets in the store.
+            options: Stage, arguments, secrets and more.
+            display: Shows how it goes.
+
+        Raises:
+            BuildError: It cannot be built; `DockerfileError` tells the line.
+            ImageError: A base image cannot be had.
+        """
+        from pytest_containers.build.builder import build
+        from pytest_containers.build.options import BuildOptions, epoch_of
+        from pytest_containers.engines.native.building import BuildRuntime
+
+        folder = Path(context)
+        path = None if dockerfile is None else folder / dockerfile
+        chosen = options or BuildOptions(epoch=epoch_of())
+        return build(
+            self.images, BuildRuntime(self), folder, path, chosen, tags=tuple(tags),
+            display=display,
+        )  # fmt: skip
 
     # ------------------------------------------------------ networks, volumes
 

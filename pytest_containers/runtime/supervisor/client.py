@@ -511,9 +511,9 @@ class Client:
         """``function``, ``args``, ``search_path``, maybe ``container``: see `launcher.jobs`.
 
         With ``container``, its root comes before the request's own descriptors; with ``upper_of``,
-        the upper directory of a container does.
+        the upper directory of a container does. Behind them come ``views``: the roots of images.
         """
-        fds = list(frame.fds)
+        fds = [*frame.fds, *(self.server.trees.view(key) for key in body.get("views", ()))]
         if body.get("upper_of"):
             fds.insert(0, self._container({"container": body["upper_of"]}).open_upper())
         if body.get("container"):

@@ -12,7 +12,7 @@ from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.messages import Fault, FaultError, fault
 from pytest_containers.runtime.peer import Peer
 from pytest_containers.runtime.supervisor.root import RunRoot
-from pytest_containers.runtime.supervisor.rootfs import ReadyImage, ready_image
+from pytest_containers.runtime.supervisor.rootfs import ReadyImage, ready_image, view_of
 
 Tree = tuple[str, bool, bool]
 """``(path on the host, whether its owners are the host's, whether mounts below it come along)``."""
@@ -40,6 +40,10 @@ class Trees:
             return self._images[key]
         except KeyError:
             raise FaultError("ImageError", f"image {key} was not made ready") from None
+
+    def view(self, key: str) -> int:
+        """The root of an image as it shows, read-only; a descriptor of the caller's."""
+        return view_of(self._root, self.image(key))
 
     def hold(self, key: str, fd: int) -> None:
         """Keep a lock on an image for the rest of the run: one is enough."""

@@ -217,6 +217,27 @@ def _overlay_by_paths(image: ReadyImage, scratch_path: str) -> int:
         mount.umount(place)
 
 
+def view_of(root: RunRoot, image: ReadyImage) -> int:
+    """A detached, read-only overlay of an image's layers, without its mounts."""
+    # Two are the least that an overlay takes.
+    if root.features.detached_layers:
+        empty = os.open("/empty", os.O_PATH | os.O_CLOEXEC)
+        try:
+            options: list[tuple[str, str | int | None]] = [
+                ("lowerdir+", fd) for fd in (*image.layer_fds, empty)
+            ]
+            return mount.new_mount("overlay", [*options, ("userxattr", None), ("xino", "on")])
+        finally:
+            os.close(empty)
+    place = "/rootfs"
+    options_text = f"lowerdir={':'.join((*image.layers, '/empty'))},userxattr,xino=on"
+    mount.mount("overlay", place, "overlay", 0, options_text)
+    try:
+        return mount.open_tree(place)
+    finally:
+        mount.umount(place)
+
+
 def ready_image(
     root: RunRoot, key: str, layers: Sequence[str], mounts: Sequence[tuple[str, str]]
 ) -> ReadyImage:

@@ -1,0 +1,1 @@
+"""What runs as root of the run's user namespace, in a bare interpreter."""

@@ -1,0 +1,100 @@
+"""The same job for what is copied from an image: it looks there itself.
+
+Apart, since all that it needs is imported before it is root of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytest_containers.build.context import Context, Selected
+from pytest_containers.build.dockerfile.ignore import Patterns
+from pytest_containers.build.filedigests import FileDigests
+from pytest_containers.build.inside import write
+from pytest_containers.build.inside.tree import copy_xattrs
+from pytest_containers.build.inside.write import Writer
+from pytest_containers.errors import BuildError
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK_BYTES = 1 << 20
+
+
+def write_layer(args: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
+    """See `write.write_layer`."""
+    return write.write_layer(args, fds, take)
+
+
+def take(writer: Writer, item: dict[str, Any], root: int) -> None:
+    """Write what an item names in an image.
+
+    Raises:
+        BuildError: It is not there.
+    """
+    here = Path(f"/proc/self/fd/{root}")
+    context = Context(here, Patterns(()), FileDigests(None, here), what=item["what"])
+    exclude = Patterns(item["exclude"]) if item["exclude"] else None
+    found = context.select(item["from"], exclude=exclude, parents=item["parents"])
+    if not found:
+        raise BuildError(f"{item['from']!r} matches nothing in {item['what']}")
+    into = item["into"]
+    for one in found:
+        place = writer.place(item["to"], one.below, into, one.name, one.top.is_folder)
+        _take_one(writer, place, one, root)
+
+
+def _take_one(writer: Writer, place: str, selected: Selected, root: int) -> None:
+    links: dict[tuple[int, int], str] = {}
+    cut = len(selected.top.path) + 1 if selected.top.path else 0
+    entries = selected.entries if selected.top.is_folder else [selected.top]
+    for entry in entries:
+        writer.at = posixpath.join(place, entry.path[cut:]) if entry.path[cut:] else place
+        status = os.stat(entry.path, dir_fd=root, follow_symlinks=False)
+        owner = writer.owner or (status.st_uid, status.st_gid)
+        if entry.is_folder:
+            mode = writer.mode(entry.mode, folder=True)
+            target = writer.tree.make_folder(writer.at, mode, owner, entry.mtime_ns)
+            with _opened(root, entry.path, _FOLDER) as source:
+                copy_xattrs(source, target)
+        elif stat.S_ISLNK(entry.mode):
+            writer.tree.make_link(writer.at, entry.target, owner, entry.mtime_ns)
+        elif stat.S_ISFIFO(entry.mode):
+            mode = writer.mode(entry.mode, folder=False)
+            writer.tree.make_fifo(writer.at, mode, owner, entry.mtime_ns)
+        elif stat.S_ISREG(entry.mode):
+            identity = (status.st_dev, status.st_ino)
+            if status.st_nlink > 1 and identity in links:
+                writer.tree.make_hard_link(writer.at, links[identity])
+                continue
+            links[identity] = writer.at
+            mode = writer.mode(entry.mode, folder=False)
+            with _opened(root, entry.path, _FILE) as source:
+                writer.tree.make_file(
+                    writer.at, mode, owner, entry.mtime_ns,
+                    partial(_copy_data, source), partial(copy_xattrs, source),
+                )  # fmt: skip
+
+
+def _copy_data(source: int, target: int) -> None:
+    at = 0
+    while moved := os.sendfile(target, source, at, _CHUNK_BYTES):
+        at += moved
+
+
+class _opened:
+    """A descriptor of a file below a root, for a while."""
+
+    def __init__(self, root: int, path: str, flags: int) -> None:
+        self._fd = os.open(path or ".", flags, dir_fd=root)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)

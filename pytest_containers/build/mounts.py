@@ -1,0 +1,283 @@
+"""``RUN --mount``: what is mounted, and what of it decides about the layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_containers.build.context import Context
+from pytest_containers.build.copies import Collected
+from pytest_containers.build.dockerfile import instructions as i
+from pytest_containers.build.executor import TAKE, WRITE, Executor
+from pytest_containers.build.options import BuildOptions
+from pytest_containers.build.result import Result, scratch
+from pytest_containers.build.runtime import (
+    FileMount,
+    FolderMount,
+    ImageMount,
+    MemoryMount,
+    SocketMount,
+    StepMount,
+)
+from pytest_containers.errors import BuildError
+from pytest_containers.images.image import Image
+from pytest_containers.images.library import Library
+from pytest_containers.images.store import storing
+
+_SECRETS = "/run/secrets"
+_AGENT = "/run/buildkit/ssh_agent"
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+Expand = Callable[[str], str]
+
+
+class Prepared(NamedTuple):
+    """The mounts of one RUN.
+
+    Attributes:
+        mounts: As the runtime takes them; those of caches after `make`.
+        env: Variables that secrets and agents set.
+        facts: What decides about the layer: never a secret.
+        secrets: What is not to be shown.
+        later: Makes what is not needed if the step was done before.
+    """
+
+    mounts: list[StepMount]
+    env: dict[str, str]
+    facts: list[Any]
+    secrets: list[bytes]
+    later: list[Callable[[], None]]
+
+    def make(self) -> None:
+        """Make all that is mounted."""
+        for one in self.later:
+            one()
+
+
+class Mounts:
+    """Prepares the mounts of RUN instructions.
+
+    Args:
+        other: Finds stages and images.
+    """
+
+    def __init__(
+        self, executor: Executor, context: Context, other: Callable[[str], tuple[Image, str]],
+        options: BuildOptions,
+    ) -> None:  # fmt: skip
+        self._executor = executor
+        self._context = context
+        self._other = other
+        self._options = options
+
+    def prepare(self, run: i.Run, expand: Expand, graph: Any, stack: ExitStack) -> Prepared:
+        """What a RUN mounts.
+
+        Args:
+            stack: Ends what lasts as long as the RUN.
+
+        Raises:
+            BuildError: Something is not there.
+        """
+        prepared = Prepared([], {}, [], [], [])
+        agents = 0
+        for mount in run.mounts:
+            if mount.type == "bind":
+                self._bind(mount, expand, prepared)
+            elif mount.type == "cache":
+                self._cache(mount, expand, prepared, stack)
+            elif mount.type == "tmpfs":
+                target, size = expand(mount.target), expand(mount.size)
+                prepared.mounts.append(MemoryMount(target, _bytes(size) if size else None))
+                prepared.facts.append(["tmpfs", target, size])
+            elif mount.type == "secret":
+                self._secret(mount, expand, prepared)
+            else:
+                self._ssh(mount, expand, prepared, agents)
+                agents += 1
+        return prepared
+
+    def _bind(self, mount: i.Mount, expand: Expand, prepared: Prepared) -> None:
+        target = expand(mount.target)
+        source = posixpath.normpath("/" + (expand(mount.source) or "/"))
+        read_only = mount.read_only is not False
+        if mount.from_:
+            image, _ = self._other(mount.from_)
+            facts = Result(image, {}).chain
+            prepared.mounts.append(ImageMount(target, image, source, read_only))
+        else:
+            image, facts, inner = self._of_context(source)
+            prepared.mounts.append(ImageMount(target, image, inner, read_only))
+        prepared.facts.append(["bind", target, source, read_only, facts])
+
+    def _of_context(self, source: str) -> tuple[Image, str, str]:
+        """A part of the context as an image: what .dockerignore excludes is not in it."""
+        instruction = i.Copy(
+            line=0, end_line=0, text="", sources=(source.lstrip("/") or ".",), destination="/"
+        )
+        collected = Collected("/", instruction, lambda text: text)
+        for selected in self._context.select(source.lstrip("/") or "."):
+            collected.add_selected(self._context, selected)
+        name = (
+            "" if not collected.items or collected.items[0]["top"] else collected.items[0]["name"]
+        )
+        empty = scratch()
+        key = {**collected.key, "kind": "files", "chain": ""}
+        # An image needs a layer, also where a directory is empty.
+        folder = {"kind": "folder", "to": ".pytest-containers-context"}
+        writing = collected.writing()
+        layer, _, _ = self._executor.step(
+            {**key, "kind": "context"},
+            lambda others: self._executor.write(
+                empty, writing._replace(items=[folder, *writing.items]), "", others
+            ),
+        )
+        assert layer is not None
+        empty.add_layer(layer)
+        return empty.image, empty.chain, f"/{name}" if name else "/"
+
+    def _cache(self, mount: i.Mount, expand: Expand, prepared: Prepared, stack: ExitStack) -> None:
+        target = expand(mount.target)
+        name = expand(mount.id) or posixpath.normpath(target)
+        mode, uid, gid = _octal(expand(mount.mode), 0o755), *_ids(mount, expand)
+        image = self._other(mount.from_)[0] if mount.from_ else None
+        source = expand(mount.source)
+        prepared.facts.append(["cache", target, name, mount.read_only is True])
+        library = self._executor.library
+        text = json.dumps([name, mode, uid, gid, mount.from_, source])
+        key = hashlib.sha256(text.encode()).hexdigest()
+
+        def make() -> None:
+            number = 0
+            while True:
+                path = _cache_path(library, f"{key}-{number}" if number else key)
+                lock = library.store.lock(f"cache-{path.parent.name[:60]}-{path.name[:44]}")
+                if mount.sharing == "locked":
+                    stack.enter_context(lock)
+                elif mount.sharing == "private" and not _try(lock, stack):
+                    number += 1
+                    continue
+                break
+            self._make_cache(path, mode, uid, gid, image, source)
+            tree = path / "tree"
+            os.utime(path)
+            prepared.mounts.append(FolderMount(target, tree, mount.read_only is True))
+
+        prepared.later.append(make)
+
+    def _make_cache(
+        self, path: Path, mode: int, uid: int, gid: int, image: Image | None, source: str
+    ) -> None:
+        library = self._executor.library
+        if (path / "tree").is_dir():
+            return
+        with library.store.lock(f"caches-{path.name[:44]}"):
+            if (path / "tree").is_dir():
+                return
+            items: list[dict[str, Any]] = []
+            if image is not None:
+                items.append({
+                    "kind": "take", "to": "", "into": True, "from": source or ".",
+                    "what": image.name, "exclude": [], "parents": False,
+                })  # fmt: skip
+            args = {
+                "base": None, "users": None, "source": 1 if image is not None else None,
+                "owner": "", "chmod": "", "time_ns": None, "items": items,
+                "root": [mode, uid, gid],
+            }  # fmt: skip
+            views = [image] if image is not None else []
+            with (
+                storing("a cache of a build", library.store.home),
+                library.store.temp_dir() as temp,
+            ):
+                temp.removed_by = library.layers.remove_inside
+                temp.path.chmod(0o777)
+                function = TAKE if views else WRITE
+                self._executor.runtime.call(function, args, [temp.fd], views)
+                temp.path.chmod(0o700)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                temp.commit(path)
+
+    def _secret(self, mount: i.Mount, expand: Expand, prepared: Prepared) -> None:
+        name = expand(mount.id) or posixpath.basename(expand(mount.source) or expand(mount.target))
+        env = expand(mount.env)
+        target = expand(mount.target) or ("" if env else f"{_SECRETS}/{name}")
+        prepared.facts.append(["secret", name, target, env])
+        given = self._options.secrets.get(name)
+        if given is None:
+            if mount.required:
+                raise BuildError(
+                    f"the secret {name!r} was not given: add --secret id={name},src=FILE or "
+                    f"secrets={{{name!r}: …}}"
+                )
+            return
+        try:
+            data = given if isinstance(given, bytes) else given.read_bytes()
+        except OSError as error:
+            raise BuildError(f"the secret {name!r}: {given!s}: {error.strerror}") from None
+        prepared.secrets.append(data)
+        if env:
+            prepared.env[env] = data.decode(errors="surrogateescape")
+        if target:
+            uid, gid = _ids(mount, expand)
+            mode = _octal(expand(mount.mode), 0o400)
+            prepared.mounts.append(FileMount(target, data, mode, uid, gid))
+
+    def _ssh(self, mount: i.Mount, expand: Expand, prepared: Prepared, number: int) -> None:
+        name = expand(mount.id) or "default"
+        target = expand(mount.target) or f"{_AGENT}.{number}"
+        prepared.facts.append(["ssh", name, target])
+        socket = self._options.ssh.get(name)
+        if socket is None:
+            if mount.required:
+                raise BuildError(
+                    f"no agent {name!r} was given: add --ssh {name}[=SOCKET] or ssh={{{name!r}: …}}"
+                )
+            return
+        prepared.env.setdefault("SSH_AUTH_SOCK", target)
+        prepared.mounts.append(SocketMount(target, socket))
+
+
+def _cache_path(library: Library, name: str) -> Path:
+    return library.store.home / "caches" / library.layers.inside.id_map_class / name
+
+
+def _try(lock: Any, stack: ExitStack) -> bool:
+    from filelock import Timeout
+
+    try:
+        stack.enter_context(lock.acquire(timeout=0))
+    except Timeout:
+        return False
+    return True
+
+
+def _ids(mount: i.Mount, expand: Expand) -> tuple[int, int]:
+    found = []
+    for name, text in (("uid", expand(mount.uid)), ("gid", expand(mount.gid))):
+        if text and not text.isdigit():
+            raise BuildError(f"--mount: {name}={text}: expected a number")
+        found.append(int(text or 0))
+    return found[0], found[1]
+
+
+def _octal(text: str, default: int) -> int:
+    if not text:
+        return default
+    try:
+        return int(text, 8) & 0o7777
+    except ValueError:
+        raise BuildError(f"--mount: mode={text}: expected an octal number") from None
+
+
+def _bytes(text: str) -> int:
+    digits = text.rstrip("bBkKmMgGtTi")
+    unit = text[len(digits) :].lower().replace("i", "").removesuffix("b")
+    if not digits.isdigit() or unit not in _UNITS:
+        raise BuildError(f"--mount: size={text}: expected a number of bytes as 64m")
+    return int(digits) * _UNITS[unit]

@@ -1,0 +1,58 @@
+"""What a build is asked for, beside its Dockerfile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Network = Literal["default", "none", "host"]
+PROXIES = (
+    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy",
+    "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy",
+)  # fmt: skip
+"""Arguments that need no ARG, and that neither the cache nor the history knows of."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        target: The stage to build; empty is the last.
+        args: Build arguments.
+        labels: Added to the image's.
+        secrets: By id: contents, or the file that has them.
+        ssh: By id: the socket of an agent.
+        platform: ``linux/amd64``; empty is this machine's.
+        network: Of RUN without one of its own.
+        no_cache: Do every step again.
+        pull: Ask registries whether base images are still what they were.
+        keep_failed: A name under which a failed step's files are kept; empty keeps nothing.
+        epoch: What time it is, in seconds (``SOURCE_DATE_EPOCH``); None is the time it is.
+    """
+
+    target: str = ""
+    args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes | Path] = field(default_factory=dict)
+    ssh: Mapping[str, Path] = field(default_factory=dict)
+    platform: str = ""
+    network: Network = "default"
+    no_cache: bool = False
+    pull: bool = False
+    keep_failed: str = ""
+    epoch: int | None = None
+
+    @property
+    def time_ns(self) -> int | None:
+        """`epoch` in nanoseconds."""
+        return None if self.epoch is None else self.epoch * 10**9
+
+
+def epoch_of(environ: Mapping[str, str] = os.environ) -> int | None:
+    """``SOURCE_DATE_EPOCH`` of the environment, if it is a number."""
+    text = environ.get("SOURCE_DATE_EPOCH", "")
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,233 @@
+"""What ADD fetches: files by http, and git repositories."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from pytest_containers.build.context import Context
+from pytest_containers.build.dockerfile.ignore import Patterns
+from pytest_containers.build.filedigests import FileDigests
+from pytest_containers.errors import BuildError, hide_frames
+from pytest_containers.images.store import Store, storing
+
+__tracebackhide__ = hide_frames
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_S = 60.0
+_GIT_TIMEOUT_S = 600.0
+_GIT = re.compile(r"(?:git://|ssh://|git@[^/:]+:|https?://[^#?]+\.git(?:$|[#?]))")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source of ADD is an address."""
+    return source.startswith(("http://", "https://")) or is_git(source)
+
+
+def is_git(source: str) -> bool:
+    """Whether an address is of a git repository."""
+    return _GIT.match(source) is not None
+
+
+class Download(NamedTuple):
+    """A file that was fetched.
+
+    Attributes:
+        digest: ``sha256:…`` of its contents.
+        name: The last part of its address.
+        mtime: When it was changed last, in seconds since the epoch; 0 if nobody said so.
+    """
+
+    path: Path
+    digest: str
+    size_bytes: int
+    name: str
+    mtime: int
+
+    def open(self) -> int:
+        """A descriptor of its contents."""
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def send(self, pipe: int) -> None:
+        """Write its contents to a pipe."""
+        fd = self.open()
+        try:
+            while os.splice(fd, pipe, _CHUNK_BYTES):
+                pass
+        finally:
+            os.close(fd)
+
+
+class Downloads:
+    """Fetches; what was fetched is there until `close`.
+
+    Args:
+        store: Keeps files between builds, so that an unchanged one is not sent again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Remove what is not kept."""
+        self._stack.close()
+
+    # -------------------------------------------------------------------- http
+
+    def fetch(self, address: str, checksum: str) -> Download:
+        """Fetch a file, unless it is what it was.
+
+        Args:
+            checksum: What its digest must be; empty takes anything.
+
+        Raises:
+            BuildError: It is not there, or not what it must be.
+        """
+        if checksum and not _DIGEST.match(checksum):
+            raise BuildError(f"--checksum={checksum}: expected sha256: and 64 hex digits")
+        name = unquote(urlsplit(address).path.rpartition("/")[2])
+        key = hashlib.sha256(address.encode()).hexdigest()
+        folder = self._store.home / "downloads"
+        record_path = folder / f"{key}.json"
+        record = self._store.read_json(record_path)
+        data = folder / f"{key}.data"
+        if record is not None and not data.is_file():
+            record = None
+        if record is not None and checksum and record["digest"] == checksum:
+            return _known(data, record, name)
+        with self._store.lock(f"download-{key[:32]}"):
+            record = self._fetch(address, record, data, record_path)
+        if checksum and record["digest"] != checksum:
+            raise BuildError(
+                f"{address} has the digest {record['digest']} and not {checksum}; it is not used"
+            )
+        return _known(data, record, name)
+
+    def _fetch(
+        self, address: str, record: dict[str, Any] | None, data: Path, record_path: Path
+    ) -> dict[str, Any]:
+        import json
+
+        import urllib3
+
+        headers = {"User-Agent": "pytest-containers", "Accept-Encoding": "identity"}
+        if record is not None and record.get("etag"):
+            headers["If-None-Match"] = record["etag"]
+        elif record is not None and record.get("modified"):
+            headers["If-Modified-Since"] = record["modified"]
+        try:
+            with _pool(address) as pool:
+                response = pool.request(
+                    "GET", address, headers=headers, preload_content=False,
+                    timeout=urllib3.Timeout(connect=_TIMEOUT_S, read=_TIMEOUT_S), retries=3,
+                )  # fmt: skip
+                try:
+                    if response.status == 304 and record is not None:
+                        return record
+                    if response.status != 200:
+                        raise BuildError(f"{address}: the server answered {response.status}")
+                    digest = self._keep(response, data)
+                finally:
+                    response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise BuildError(f"{address} cannot be fetched: {error}") from None
+        found = {
+            "digest": digest, "etag": response.headers.get("ETag", ""),
+            "modified": response.headers.get("Last-Modified", ""),
+        }  # fmt: skip
+        self._store.write_atomically(record_path, json.dumps(found).encode())
+        return found
+
+    def _keep(self, response: Any, data: Path) -> str:
+        digest = hashlib.sha256()
+        with storing("what ADD fetches", self._store.home), self._store.temp_dir() as temp:
+            draft = temp.path / "draft"
+            with draft.open("wb") as file:
+                for piece in response.stream(_CHUNK_BYTES):
+                    digest.update(piece)
+                    file.write(piece)
+            data.parent.mkdir(mode=0o700, exist_ok=True)
+            draft.replace(data)
+        return f"sha256:{digest.hexdigest()}"
+
+    # --------------------------------------------------------------------- git
+
+    def git(self, address: str, *, keep_git_dir: bool, checksum: str) -> tuple[Context, str]:
+        """Fetch a repository.
+
+        Args:
+            address: ``URL[#ref[:directory]]``.
+            checksum: Of the commit; empty takes any.
+
+        Returns:
+            Its files, and the directory that is meant.
+
+        Raises:
+            BuildError: There is no git, or no such repository or ref.
+        """
+        git = shutil.which("git")
+        if git is None:
+            raise BuildError(f"ADD {address} needs git, which is not installed; install it")
+        url, _, fragment = address.partition("#")
+        ref, _, where = fragment.partition(":")
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pc-git-")))
+
+        def run(*args: str) -> str:
+            try:
+                done = subprocess.run(
+                    [git, "-C", str(folder), *args], capture_output=True, text=True, check=False,
+                    stdin=subprocess.DEVNULL, timeout=_GIT_TIMEOUT_S,
+                    env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_DIR": f"{folder}/.git"},
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise BuildError(f"{address}: git did not end in {_GIT_TIMEOUT_S:.0f} s") from None
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or ["it said nothing"]
+                raise BuildError(f"{address}: git failed: {lines[-1]}")
+            return done.stdout.strip()
+
+        run("init", "--quiet")
+        run("fetch", "--quiet", "--depth", "1", "--", url, ref or "HEAD")
+        run("checkout", "--quiet", "FETCH_HEAD")
+        commit = run("rev-parse", "HEAD")
+        if checksum and not commit.startswith(checksum.removeprefix("sha1:")):
+            raise BuildError(f"{address} is at commit {commit} and not {checksum}; it is not used")
+        if not keep_git_dir:
+            shutil.rmtree(folder / ".git")
+        context = Context(folder, Patterns(()), FileDigests(None, folder), what=address)
+        return context, where
+
+
+def _known(data: Path, record: dict[str, Any], name: str) -> Download:
+    mtime = 0
+    if record.get("modified"):
+        try:
+            mtime = int(parsedate_to_datetime(record["modified"]).timestamp())
+        except (TypeError, ValueError):
+            mtime = 0
+    return Download(data, str(record["digest"]), data.stat().st_size, name, mtime)
+
+
+def _pool(address: str) -> Any:
+    """A pool of connections, through the proxy of the environment if there is one."""
+    from urllib.request import getproxies, proxy_bypass
+
+    import urllib3
+
+    parts = urlsplit(address)
+    proxy = getproxies().get(parts.scheme, "")
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        return urllib3.ProxyManager(proxy)
+    return urllib3.PoolManager()

@@ -1,0 +1,112 @@
+"""What a build needs of an engine: functions in the run's user namespace, and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_containers.build.options import Network
+from pytest_containers.images.image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMount:
+    """A part of an image's files; what is written to it is dropped with the step."""
+
+    target: str
+    image: Image
+    source: str = "/"
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FolderMount:
+    """A directory of the store whose files have the ids of containers."""
+
+    target: str
+    path: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileMount:
+    """A file that is only in memory."""
+
+    target: str
+    data: bytes
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SocketMount:
+    """A socket of the caller's."""
+
+    target: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMount:
+    """An empty file system in memory."""
+
+    target: str
+    size_bytes: int | None = None
+
+
+StepMount = ImageMount | FolderMount | FileMount | SocketMount | MemoryMount
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a RUN runs.
+
+    Attributes:
+        args: The command line.
+        env: All of its environment.
+        user: As `ContainerSpec.user`.
+    """
+
+    args: Sequence[str]
+    env: Mapping[str, str]
+    user: str
+    workdir: str
+    network: Network
+    mounts: Sequence[StepMount] = ()
+
+
+class Process(Protocol):
+    """A program of a build that was started."""
+
+    def output(self) -> Iterator[bytes]:
+        """What it writes, as it comes, until its end."""
+
+    def wait(self) -> int:
+        """Its exit code, at its end."""
+
+    def freeze(
+        self, parent: int, without: Sequence[str], latest_ns: int | None, base: Image
+    ) -> dict[str, Any]:
+        """Copy what it wrote to ``tree`` in the directory `parent` (`images.freeze`)."""
+
+
+class Runtime(Protocol):
+    """An engine, as builds use it."""
+
+    def call(
+        self, function: str, args: Mapping[str, Any], fds: Sequence[int], views: Sequence[Image]
+    ) -> dict[str, Any]:
+        """Run a job (`images.Inside`); the roots of images come behind its descriptors."""
+
+    def start(self, image: Image, program: Program) -> AbstractContextManager[Process]:
+        """Start a program in a container of an image; it is removed when the context ends."""
+
+    def explain_network(self) -> str:
+        """One line if ``default`` is less isolated here than it could be; else nothing."""
+
+    def stop(self) -> None:
+        """End all programs that run: another part of the build has failed."""
