@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_containers import services as services
     from pytest_containers import wait as wait
+    from pytest_containers.build.dockerfile.errors import DockerfileError as DockerfileError
+    from pytest_containers.build.options import BuildOptions as BuildOptions
     from pytest_containers.engines.native import Container as Container
     from pytest_containers.engines.native import Engine as Engine
     from pytest_containers.engines.native import Network as Network
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_containers.plugin.endpoints import Endpoint as Endpoint
     from pytest_containers.plugin.endpoints import endpoint as endpoint
     from pytest_containers.plugin.fixtures import Containers as Containers
+    from pytest_containers.plugin.fixtures import build_fixture as build_fixture
     from pytest_containers.plugin.fixtures import container_fixture as container_fixture
     from pytest_containers.plugin.fixtures import image_fixture as image_fixture
     from pytest_containers.plugin.fixtures import volume_fixture as volume_fixture
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from pytest_containers.spec import VolumeMount as VolumeMount
 
 _WHERE = {
+    "build.dockerfile.errors": ("DockerfileError",),
+    "build.options": ("BuildOptions",),
     "engines.native": ("Container", "Engine", "Network", "Volume"),
     "engines.protocol": ("ExecResult", "Logs"),
     "errors": (
@@ -57,7 +62,9 @@ _WHERE = {
     ),
     "images.image": ("Image",),
     "plugin.endpoints": ("Endpoint", "endpoint"),
-    "plugin.fixtures": ("Containers", "container_fixture", "image_fixture", "volume_fixture"),
+    "plugin.fixtures": (
+        "Containers", "build_fixture", "container_fixture", "image_fixture", "volume_fixture",
+    ),
     "spec": ("Bind", "ContainerSpec", "Port", "Tmpfs", "VolumeMount"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

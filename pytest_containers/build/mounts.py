@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from pytest_containers.images.library import Library
 from pytest_containers.images.store import storing
 
 _SECRETS = "/run/secrets"
+_CONTEXT = "/context"
 _AGENT = "/run/buildkit/ssh_agent"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 Expand = Callable[[str], str]
@@ -118,7 +120,11 @@ class Mounts:
     def _of_context(self, source: str) -> tuple[Image, str, str]:
         """A part of the context as an image: what .dockerignore excludes is not in it."""
         instruction = i.Copy(
-            line=0, end_line=0, text="", sources=(source.lstrip("/") or ".",), destination="/"
+            line=0,
+            end_line=0,
+            text="",
+            sources=(source.lstrip("/") or ".",),
+            destination=f"{_CONTEXT}/",
         )
         collected = Collected("/", instruction, lambda text: text)
         for selected in self._context.select(source.lstrip("/") or "."):
@@ -128,8 +134,8 @@ class Mounts:
         )
         empty = scratch()
         key = {**collected.key, "kind": "files", "chain": ""}
-        # An image needs a layer, also where a directory is empty.
-        folder = {"kind": "folder", "to": ".pytest-containers-context"}
+        # An image needs a layer, also where nothing is selected.
+        folder = {"kind": "folder", "to": _CONTEXT.lstrip("/")}
         writing = collected.writing()
         layer, _, _ = self._executor.step(
             {**key, "kind": "context"},
@@ -139,7 +145,7 @@ class Mounts:
         )
         assert layer is not None
         empty.add_layer(layer)
-        return empty.image, empty.chain, f"/{name}" if name else "/"
+        return empty.image, empty.chain, f"{_CONTEXT}/{name}"
 
     def _cache(self, mount: i.Mount, expand: Expand, prepared: Prepared, stack: ExitStack) -> None:
         target = expand(mount.target)
@@ -164,6 +170,9 @@ class Mounts:
                     continue
                 break
             self._make_cache(path, mode, uid, gid, image, source)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)  # so that it is not pruned meanwhile
             tree = path / "tree"
             os.utime(path)
             prepared.mounts.append(FolderMount(target, tree, mount.read_only is True))

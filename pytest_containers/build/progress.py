@@ -13,7 +13,13 @@ _LEAST_SECRET_BYTES = 4  # shorter ones are parts of other words
 
 
 class Display:
-    """Shows steps; this one shows nothing."""
+    """Shows steps; this one shows nothing.
+
+    Attributes:
+        brief: Whether only programs are worth showing, not what was done before or at once.
+    """
+
+    brief = False
 
     def write(self, text: str) -> None:
         """Show lines."""
@@ -36,6 +42,7 @@ class Progress:
 
     def __init__(self, display: Display) -> None:
         self._display = display
+        self.brief: bool = display.brief
         self._lock = threading.Lock()
         self._count = 0
 
@@ -43,9 +50,10 @@ class Progress:
         """A step begins."""
         with self._lock:
             self._count += 1
-            number = self._count
-            self._display.write(f"#{number} {title}\n")
-        return Shown(self, number)
+            shown = Shown(self, self._count, title)
+        if not self.brief:
+            shown.announce()
+        return shown
 
     def line(self, number: int, text: str) -> None:
         """One line of a step."""
@@ -60,13 +68,21 @@ class Shown:
         tail: The last lines of its output.
     """
 
-    def __init__(self, progress: Progress, number: int) -> None:
+    def __init__(self, progress: Progress, number: int, title: str) -> None:
         self._progress = progress
         self._number = number
+        self._title = title
+        self._announced = False
         self._begin = time.monotonic()
         self._rest = b""
         self._tail: deque[str] = deque(maxlen=_KEPT_LINES)
         self._hidden: list[bytes] = []
+
+    def announce(self) -> None:
+        """Show that it began; once."""
+        if not self._announced:
+            self._announced = True
+            self._progress.line(self._number, self._title)
 
     @property
     def tail(self) -> list[str]:
@@ -93,10 +109,12 @@ class Shown:
         # What a progress bar has overwritten is not shown.
         text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
         self._tail.append(text)
+        self.announce()
         self._progress.line(self._number, f"{self._seconds():.3f} {text}")
 
     def say(self, text: str) -> None:
         """A line of our own."""
+        self.announce()
         self._progress.line(self._number, text)
 
     def flush(self) -> None:
@@ -107,12 +125,14 @@ class Shown:
 
     def cached(self) -> None:
         """It was done before."""
-        self.say("CACHED")
+        if not self._progress.brief:
+            self.say("CACHED")
 
     def done(self) -> None:
         """It is done."""
         self.flush()
-        self.say(f"DONE {self._seconds():.1f}s")
+        if self._announced:
+            self.say(f"DONE {self._seconds():.1f}s")
 
     def failed(self, why: str) -> None:
         """It failed."""

@@ -299,15 +299,16 @@ def _prune(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
         )
     if arguments.format == "json":
-        names = ("names", "states", "layers", "blobs", "freed_bytes", "held")
+        names = ("names", "states", "steps", "caches", "layers", "blobs", "freed_bytes", "held")
         print(json.dumps({name: getattr(done, name) for name in names}, indent=2))
         return 0
     for name in done.names:
         print(name)
     verb = "would be removed" if arguments.dry_run else "removed"
     print(
-        f"{len(done.names)} names, {done.states} states, {done.layers} layers and "
-        f"{done.blobs} archives {verb}: {size(done.freed_bytes)}"
+        f"{len(done.names)} names, {done.states} states, {done.steps} steps and {done.caches} "
+        f"caches of builds, {done.layers} layers and {done.blobs} archives {verb}: "
+        f"{size(done.freed_bytes)}"
     )
     if done.held:
         print(f"{done.held} layers stay: a live run uses them")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from pytest_containers.cli import doctor, images, run
+from pytest_containers.cli import build, doctor, images, run
 from pytest_containers.errors import ContainersError
 
 FAILED = 1
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     doctor.add_commands(commands)
     run.add_commands(commands)
+    build.add_commands(commands)
     images.add_commands(commands)
     tell = commands.add_parser("version", help="print the version")
     tell.set_defaults(handler=_version)

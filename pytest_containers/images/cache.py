@@ -17,6 +17,7 @@ from typing import Any
 from pytest_containers.errors import ImageError, hide_frames
 from pytest_containers.images import archives
 from pytest_containers.images.commit import packed
+from pytest_containers.images.complete import complete
 from pytest_containers.images.compress import gzipped
 from pytest_containers.images.directories import remove_tree
 from pytest_containers.images.holds import Holds
@@ -26,6 +27,7 @@ from pytest_containers.images.pull import Puller
 from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.save import save
 from pytest_containers.images.states import State, every
+from pytest_containers.images.store import LATER_FOLDERS
 
 __tracebackhide__ = hide_frames
 
@@ -36,10 +38,12 @@ _FACTS = "pytest-containers.json"
 def export(library: Library, target: Path, puller: Puller) -> list[str]:
     """Write all named images and all states to one file; returns their names.
 
+    Without what was built on ``host:``: it is of no use on another machine.
+
     Raises:
         ImageError: There is none, or the file cannot be written.
     """
-    records = library.names.all()
+    records = [complete(library, record) for record in library.names.all()]
     states = library.states.all() if has_states(library) else []
     if not records and not states:
         raise ImageError(f"cache export to {target}: there is no image in {library.store.home}")
@@ -64,7 +68,7 @@ def has_states(library: Library) -> bool:
 def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str, Any] | None:
     """Add a state's layer; what is known of it. None if it is of other ids, or gone."""
     layer = library.layers.find(state.layer)
-    if layer is None:
+    if layer is None or len(state.layers) > 1:
         return None
     name = f"states/{state.layer[7:]}.tar.gz"
     with library.store.temp_dir() as temp, (temp.path / "layer").open("w+b") as file:
@@ -154,7 +158,9 @@ def clear(library: Library) -> None:
         for folder in ("layers", "tmp"):
             for path in (home / folder).iterdir():
                 _remove(library, path)
-        for folder in ("images", "blobs", "partial", "host", "holds", "states"):
+        for path in (home / "caches").glob("*/*"):
+            _remove(library, path)
+        for folder in ("images", "blobs", "partial", "host", "holds", "states", *LATER_FOLDERS):
             _remove(library, home / folder)
             (home / folder).mkdir(mode=0o700)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
+from pytest_containers.images import manifest as manifests
 from pytest_containers.images import progress
 from pytest_containers.images.blobs import digest_of
 from pytest_containers.images.holds import Hold
@@ -253,10 +254,29 @@ class Images:
         self.library.blobs.write(config_data)
         config = digest_of(config_data)
         for name in names:
-            self.library.names.set(parse_reference(name), config=config, digest="")
+            if image.mounts:
+                self._keep_of_host(parse_reference(name), image, found.config)
+            else:
+                self.library.names.set(parse_reference(name), config=config, digest="")
             self._forget(name)
         made = self.library.image(found, (), "", what)
         return replace(made, layers=image.layers, mounts=image.mounts)
+
+    def _keep_of_host(self, reference: Reference, image: Image, config: dict[str, Any]) -> None:
+        """Name an image that was built on a ``host:`` one; only this machine can use it."""
+        base = self.get(image.name)
+        above = [layer.diff_id for layer in image.layers[len(base.layers) :]]
+        if not above:
+            raise ImageError(f"{reference.familiar}: nothing in it is more than {image.name}")
+        states, key = self.states, snapshot_key(reference)
+        earlier = states.candidates(key)
+        facts = {
+            "name": str(reference), "of": base.name, "below": above[:-1], "config": config,
+        }  # fmt: skip
+        made = states.enter(key, base.id, above[-1], facts)
+        for one in earlier:
+            if one.layer != made.layer:
+                states.remove(one)
 
     # ------------------------------------------------------------------- states
 
@@ -306,6 +326,10 @@ class Images:
                     "those have changed since; make it again"
                 )
             self.states.used(state)
+            config = state.facts.get("config")
+            if config is not None:
+                parsed = manifests.parse_config(config, reference.familiar)
+                image = replace(image, config=parsed)
             return replace(image, name=reference.familiar)
         return None
 
@@ -318,9 +342,10 @@ class Images:
         Raises:
             ImageNotFoundError, ImageError, RegistryError: See `images.push`.
         """
+        from pytest_containers.images.complete import complete
         from pytest_containers.images.push import push
 
-        record = self._record(name)
+        record = complete(self.library, self._record(name))
         goal = record.reference if target is None else parse_reference(target)
         registry = self.registries.itself(goal.registry)
         return push(self.library, record, goal, registry, self._sources.puller(), self._display)
@@ -333,9 +358,10 @@ class Images:
         Args:
             form: ``"archive"``, a tar, or ``"layout"``, a directory.
         """
+        from pytest_containers.images.complete import complete
         from pytest_containers.images.save import save
 
-        records = [self._record(name) for name in names]
+        records = [complete(self.library, self._record(name)) for name in names]
         save(self.library, records, Path(path).absolute(), form, self._sources.puller())
 
     def tag(self, name: str, other: str) -> None:

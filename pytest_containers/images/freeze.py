@@ -180,7 +180,9 @@ class _Stubs:
             return False
         fd = os.open(leaf, _FOLDER, dir_fd=parent)
         try:
-            return "user.overlay.opaque" not in os.listxattr(fd) and all(
+            # Where there is nothing below, the kernel calls every new directory opaque.
+            hides = below is not None and "user.overlay.opaque" in os.listxattr(fd)
+            return not hides and all(
                 self.has(fd, one, f"{path}/{one}", os.stat(one, dir_fd=fd, follow_symlinks=False))
                 for one in os.listdir(fd)
             )

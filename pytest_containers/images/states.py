@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_containers.errors import hide_frames
-from pytest_containers.images.image import Image, Layer
+from pytest_containers.images.image import Image
 from pytest_containers.images.layers import Freeze, Layers
 from pytest_containers.images.store import Store, storing
 
@@ -50,9 +50,14 @@ class State:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def layers(self) -> list[str]:
+        """Its layers, bottom first: one, or those of an image that was built on ``host:``."""
+        return [*self.facts.get("below", ()), self.layer]
+
+    @property
     def id(self) -> str:
         """Of the image that it makes; equal ids, equal files."""
-        text = f"state 1\n{self.base}\n{self.layer}"
+        text = "\n".join(["state 1", self.base, *self.layers])
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -101,10 +106,15 @@ class States:
 
     def image(self, base: Image, state: State) -> Image | None:
         """`base` with the state on top of it; None if its layer was removed meanwhile."""
-        layer = self._layers.find(state.layer)
-        if layer is None or state.base != base.id:
+        if state.base != base.id:
             return None
-        return base.with_layer(Layer(layer.path, layer.owner, layer.diff_id), state.id)
+        made = base
+        for name in state.layers:
+            layer = self._layers.find(name)
+            if layer is None:
+                return None
+            made = made.with_layer(layer, state.id)
+        return made
 
     def used(self, state: State) -> None:
         """It is used now."""

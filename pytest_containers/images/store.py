@@ -6,6 +6,10 @@
     layers/<class>/<hex>/tree     an unpacked layer; record.json beside it
     host/<hex>.json               `host:` images by signature of what they were made from
     states/<key>/<hex>.json       states by key: layers on top of an image, and what they depend on
+    steps/<key>.json              steps of builds: the layer that each left
+    caches/<class>/<key>/tree     what `RUN --mount=type=cache` mounts
+    contexts/<key>.json           digests of files of build contexts
+    downloads/<key>.data          what ADD fetched; a record beside it
     partial/                      blobs on their way, to go on with after an interruption
     holds/                        what live runs use, each locked by its run
     locks/                        one lock file per thing being made
@@ -35,6 +39,7 @@ __tracebackhide__ = hide_frames
 
 VERSION = 1
 HOME_VARIABLE = "PYTEST_CONTAINERS_HOME"
+LATER_FOLDERS = ("steps", "caches", "contexts", "downloads")  # made when they are needed
 _FOLDERS = ("blobs", "images", "layers", "host", "locks", "tmp", "partial", "holds", "states")
 _RECORD, _SETTLED = "record.json", "settled"
 _CLASS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -107,7 +112,7 @@ class Store:
     def _initialise(self) -> None:
         with storing("images", self.home):
             foreign = {name for name in os.listdir(self.home) if not name.startswith("version")}
-            if not foreign <= set(_FOLDERS):
+            if not foreign <= {*_FOLDERS, *LATER_FOLDERS}:
                 raise ImageError(
                     f"{self.home} is not an image store and not empty; "
                     f"set {HOME_VARIABLE} to a directory of its own",

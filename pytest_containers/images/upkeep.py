@@ -8,6 +8,7 @@ one of them sees the other.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_containers.errors import ImageError, hide_frames
-from pytest_containers.images.directories import remove_tree
+from pytest_containers.images import steps
+from pytest_containers.images.directories import remove_tree, try_lock
 from pytest_containers.images.holds import Holds
 from pytest_containers.images.library import Library
 from pytest_containers.images.names import Record
@@ -34,7 +36,8 @@ class Pruned:
 
     Attributes:
         names: Of images.
-        states: How many.
+        states, steps: How many, of seeds and of builds.
+        caches: How many of `RUN --mount=type=cache`.
         layers, blobs: How many.
         freed_bytes: As far as it is known: sizes of files, not of blocks.
         held: Layers that are kept only since a live run uses them.
@@ -42,6 +45,8 @@ class Pruned:
 
     names: list[str] = field(default_factory=list)
     states: int = 0
+    steps: int = 0
+    caches: int = 0
     layers: int = 0
     blobs: int = 0
     freed_bytes: int = 0
@@ -60,7 +65,7 @@ class Entry(NamedTuple):
     """What leads to layers: the name of an image, or a state.
 
     Attributes:
-        name: Of an image, as people write it; empty for a state.
+        name: Of an image, as people write it; empty for a state or a step of a build.
         used_at: Seconds since the epoch.
     """
 
@@ -68,6 +73,7 @@ class Entry(NamedTuple):
     used_at: float
     usage: Usage
     remove: Callable[[], None]
+    is_step: bool = False
 
 
 def prune(
@@ -90,7 +96,8 @@ def prune(
         entries = list(_entries(library))
         doomed = _doomed(library, entries, holds, unused_for_s, keep_bytes, all_unused)
         done.names = [entry.name for entry in doomed if entry.name]
-        done.states = sum(not entry.name for entry in doomed)
+        done.steps = sum(entry.is_step for entry in doomed)
+        done.states = sum(not entry.name for entry in doomed) - done.steps
         kept = [entry for entry in entries if entry not in doomed]
         if not dry_run:
             for entry in doomed:
@@ -99,6 +106,8 @@ def prune(
         wanted_blobs = {one for entry in kept for one in entry.usage.digests}
         _prune_layers(library, wanted_layers, holds, done, dry_run=dry_run)
         _prune_blobs(library, wanted_blobs, done, dry_run=dry_run)
+        if all_unused or unused_for_s is not None:
+            _prune_build_files(library, 0.0 if all_unused else unused_for_s or 0.0, done, dry_run)
         if not dry_run:
             _prune_leftovers(library)
     return done
@@ -119,8 +128,11 @@ def _entries(library: Library) -> Iterator[Entry]:
         remove = partial(library.names.remove, record.reference)
         yield Entry(record.reference.familiar, record.used_at, usage_of(library, record), remove)
     for state in every(library.store):
-        usage = Usage({}, [state.layer])
+        usage = Usage({}, state.layers)
         yield Entry("", state.used_at, usage, partial(library.states.remove, state))
+    for step, path in steps.every(library.store):
+        usage = Usage({}, [step.diff_id] if step.diff_id else [])
+        yield Entry("", step.used_at, usage, path.unlink, is_step=True)
 
 
 def usage_of(library: Library, record: Record) -> Usage:
@@ -225,6 +237,29 @@ def _prune_blobs(library: Library, wanted: set[str], done: Pruned, *, dry_run: b
         done.freed_bytes += path.stat().st_size
         if not dry_run:
             library.blobs.drop(digest)
+
+
+def _prune_build_files(library: Library, unused_for_s: float, done: Pruned, dry_run: bool) -> None:
+    """Caches of builds, what they fetched, and what they know of contexts."""
+    store = library.store
+    for path in (store.home / "caches").glob("*/*"):
+        if time.time() - path.stat().st_mtime < unused_for_s:
+            continue
+        fd = try_lock(os.fspath(path))
+        if fd is None:
+            continue  # a build uses it
+        try:
+            done.caches += 1
+            if not dry_run:
+                with store.temp_dir() as temp:
+                    temp.removed_by = library.layers.remove_inside
+                    path.rename(temp.path / "cache")
+        finally:
+            os.close(fd)
+    for folder in ("downloads", "contexts"):
+        for path in (store.home / folder).glob("*"):
+            if not dry_run and time.time() - path.stat().st_mtime >= unused_for_s:
+                path.unlink(missing_ok=True)
 
 
 def _prune_leftovers(library: Library) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -36,8 +37,8 @@ _FIXTURES = {
 }
 
 __all__ = [
-    "Containers", "Endpoint", "container_fixture", "endpoint", "image_fixture", "service_fixture",
-    "volume_fixture",
+    "Containers", "Endpoint", "build_fixture", "container_fixture", "endpoint", "image_fixture",
+    "service_fixture", "volume_fixture",
 ]  # fmt: skip
 
 
@@ -247,6 +248,47 @@ def image_fixture(
         return manager.image(wanted, pull)
 
     fixture.__doc__ = f"The image {reference}."
+    return pytest.fixture(scope=scope, name=name)(fixture)
+
+
+def build_fixture(
+    context: str | os.PathLike[str] = ".",
+    /,
+    *,
+    dockerfile: str | os.PathLike[str] | None = None,
+    tags: Sequence[str] = (),
+    scope: Scope | Callable[..., Scope] = "session",
+    name: str | None = None,
+    **options: Any,
+) -> Any:
+    """A fixture whose value is an image, built from a Dockerfile; what was built is reused::
+
+        api_image = build_fixture("./api", target="prod", args={"REV": "1"})
+
+        @container_fixture
+        def api(api_image):
+            return ContainerSpec(api_image, ports=[8000])
+
+    ``--containers-image api_image=other:2`` replaces it.
+
+    Args:
+        context: The directory whose files may be copied, relative to the file of the fixture.
+        dockerfile: Relative to `context`; None is its ``Dockerfile``.
+        tags: Names that it gets in the store.
+        scope, name: As `pytest.fixture`.
+        **options: Fields of `build.options.BuildOptions`: ``target``, ``args``, ``labels``,
+            ``secrets``, ``ssh``, ``network``, ``no_cache``, ``pull``.
+    """
+    folder = folder_of_caller(2)
+
+    def fixture(request: pytest.FixtureRequest) -> Image:
+        manager = manager_of(request.config)
+        wanted = manager.settings.image_for(request.fixturename or "")
+        if wanted:
+            return manager.image(wanted, None)
+        return manager.build(folder / context, dockerfile, tags, options)
+
+    fixture.__doc__ = f"The image of {os.fspath(context)}, built."
     return pytest.fixture(scope=scope, name=name)(fixture)
 
 

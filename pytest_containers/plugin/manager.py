@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +142,28 @@ class Manager:
         if policy == images.policy or not isinstance(parse(reference), Reference):
             return images.get(reference)
         return images.pull(reference, policy=policy)
+
+    def build(
+        self,
+        context: Path,
+        dockerfile: str | os.PathLike[str] | None,
+        tags: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> Image:
+        """An image from a Dockerfile; its steps are shown where pytest writes."""
+        from pytest_containers.build.options import BuildOptions, epoch_of
+        from pytest_containers.plugin.progress import Steps
+
+        known = {one.name for one in dataclasses.fields(BuildOptions)}
+        for name in options:
+            if name not in known:
+                raise SpecError(
+                    f"{name!r} is not an option of a build; there are {', '.join(sorted(known))}"
+                )
+        chosen = BuildOptions(**{"epoch": epoch_of(), **options})
+        return self.engine.build(
+            context, dockerfile=dockerfile, tags=tags, options=chosen, display=Steps(self.config)
+        )
 
     def _registries(self) -> Any:
         from pytest_containers.images.registry.settings import settings_of

@@ -23,7 +23,10 @@ _ROOT = {"path", "readonly"}
 _LINUX = {"namespaces", "maskedPaths", "readonlyPaths", "sysctl"}
 _NAMESPACES = {"pid", "network", "mount", "ipc", "uts", "cgroup", "user"}
 _MOUNT = {"destination", "type", "source", "options"}
-_MOUNT_TYPES = {"proc", "sysfs", "cgroup", "cgroup2", "tmpfs", "devpts", "mqueue", "bind", "volume"}
+_MOUNT_TYPES = {
+    "proc", "sysfs", "cgroup", "cgroup2", "tmpfs", "devpts", "mqueue", "bind", "volume",
+    "image",
+}  # fmt: skip
 _CAPABILITY_SETS = {"bounding", "effective", "permitted", "inheritable", "ambient"}
 
 RLIMITS = {

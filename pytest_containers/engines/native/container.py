@@ -86,15 +86,20 @@ class Container:
         *,
         numbered: bool,
         poke: Mapping[str, Any] | None = None,
+        mounts: Sequence[Mapping[str, Any]] = (),
+        **more: Any,
     ) -> Container:
         """Begin to start one; `started` tells when its program runs.
 
         Args:
             numbered: Whether nobody chose the name.
             poke: See `Engine.begin`.
+            mounts: More than the spec has, as an OCI config has them.
+            **more: Fields of the request (`runtime.supervisor.start.Start`).
         """
-        made = cls.described(engine, spec, image, name, network, numbered=numbered)
-        more: dict[str, Any] = {} if poke is None else {"poke": dict(poke)}
+        made = cls.described(engine, spec, image, name, network, numbered=numbered, mounts=mounts)
+        if poke is not None:
+            more["poke"] = dict(poke)
         made._starting = engine.client.start("run", blob=made._config, **made._request, **more)
         return made
 
@@ -108,6 +113,7 @@ class Container:
         network: Network | None,
         *,
         numbered: bool = False,
+        mounts: Sequence[Mapping[str, Any]] = (),
     ) -> Container:
         """A container that is not started yet, by this process at least: see `join`."""
         args = configs.command_of(spec, image.config)
@@ -115,6 +121,7 @@ class Container:
         usable = [name] if _host_name(name) == name[:_MAX_HOST_NAME] else []
         shown = None if numbered and spec.hostname is None else hostname
         config = configs.config_of(spec, image, args, shown)
+        config["mounts"] += mounts
         if network is None and spec.network:
             network = engine.default_network()
         user = image.config.user if spec.user is None else str(spec.user)

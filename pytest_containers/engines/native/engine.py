@@ -113,6 +113,7 @@ class Engine:
         self._names = itertools.count(1)
         self._containers: weakref.WeakSet[Container] = weakref.WeakSet()
         self._closed = False
+        self._on_host: Engine | None = None
         self._pid = os.getpid()
 
     # ---------------------------------------------------------------- the run
@@ -272,9 +273,23 @@ class Engine:
                 self._network = self.create_network()
             return self._network
 
-    def create_volume(self, size_bytes: int | None = None) -> Volume:
-        """An empty volume, in memory."""
-        return Volume(self, self.client.call("volume_create", size_bytes=size_bytes).body["ok"])
+    def create_volume(
+        self,
+        size_bytes: int | None = None,
+        files: Sequence[tuple[bytes, int, int, int]] = (),
+    ) -> Volume:
+        """A volume, in memory.
+
+        Args:
+            size_bytes: Its limit; None is half the machine's memory.
+            files: ``(contents, mode, uid, gid)`` of files that it begins with; they are called by
+                their numbers, from 0.
+        """
+        frame = self.client.call(
+            "volume_create", blob=b"".join(data for data, *_ in files), size_bytes=size_bytes,
+            files=[[len(data), *rest] for data, *rest in files],
+        )  # fmt: skip
+        return Volume(self, frame.body["ok"])
 
     # ------------------------------------------------------------- containers
 
@@ -385,11 +400,27 @@ class Engine:
         )  # fmt: skip
         return container
 
+    def on_host_network(self) -> Engine:
+        """An engine like this one whose containers are in the host's network namespace.
+
+        It has a run of its own, which is started when it is first needed and ends with this
+        engine's.
+        """
+        with self._lock:
+            if self._on_host is None:
+                self._on_host = Engine(
+                    home=self._home, project=self._project, **self._wanted, network="host",
+                    **self._moving,
+                )  # fmt: skip
+            return self._on_host
+
     def close(self) -> None:
         """End the run and with it every container; idempotent."""
         with self._lock:
             client, self._client = self._client, None
             self._closed = True
+            if self._on_host is not None:
+                self._on_host.close()
         if client is not None:
             client.close()
 

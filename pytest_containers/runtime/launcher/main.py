@@ -41,7 +41,8 @@ def main(fd: int) -> None:
 
     Args:
         fd: The socket to the test process. Its first frame says what is wanted:
-            ``{"identity": mode, "search_path": […], "runner": name, "home": path}``.
+            ``{"identity": mode, "search_path": […], "runner": name, "home": path}``, and
+            ``"network": "host"`` for a run whose containers are in the host's network namespace.
     """
     controller_pid = os.getppid()
     process.die_with_parent(controller_pid)
@@ -70,19 +71,21 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
     to_networks, from_supervisor = Channel.pair()
     link, supervisor_link = Channel.pair()
     identity = identities.choose(wanted.get("identity", "auto"))
-    helper_pid = os.fork()
-    if helper_pid == 0:
-        for channel in (client, to_helper, to_networks, link, supervisor_link):
-            channel.close()
-        _run_helper(from_launcher, from_supervisor, wanted["search_path"])
-    from_launcher.close()
-    from_supervisor.close()
+    on_host = wanted.get("network") == "host"
+    if not on_host:
+        helper_pid = os.fork()
+        if helper_pid == 0:
+            for channel in (client, to_helper, to_networks, link, supervisor_link):
+                channel.close()
+            _run_helper(from_launcher, from_supervisor, wanted["search_path"])
+        from_launcher.close()
+        from_supervisor.close()
     try:
-        pid, pidfd = process.clone(_NAMESPACES)
+        pid, pidfd = process.clone(_NAMESPACES & ~CLONE_NEWNET if on_host else _NAMESPACES)
     except OSError as error:
         raise FaultError(*refused("make the run's namespaces", error)) from None
     if pid == 0:
-        for channel in (to_helper, link):
+        for channel in (to_helper, link, *([from_launcher, from_supervisor] if on_host else [])):
             channel.close()
         _run_supervisor(client, supervisor_link, to_networks, controller_fd, identity, wanted)
     supervisor_link.close()
@@ -93,10 +96,15 @@ def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launc
         raise FaultError(*refused("give container users their ids", error)) from None
     # All of /proc/PID is needed before "go": afterwards the supervisor cannot be looked into.
     launcher = Launcher(link, pid, pidfd, controller_fd, identity, wanted["home"])
-    fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
-    link.send({"op": "go"})
-    to_helper.send({"op": "start", "connect": identity.mode == "root"}, fds)
-    os.close(fds[1])
+    if on_host:
+        link.send({"op": "go"})
+        for channel in (from_launcher, from_supervisor):  # where the helper would be
+            launcher.keep(channel)
+    else:
+        fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
+        link.send({"op": "go"})
+        to_helper.send({"op": "start", "connect": identity.mode == "root"}, fds)
+        os.close(fds[1])
     launcher.keep(to_helper)
     return launcher
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_containers.linux import mount, process
 from pytest_containers.runtime.channel import Channel, Frame
+from pytest_containers.runtime.launcher.egress import Egress
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.launcher.jobs import Jobs
 from pytest_containers.runtime.launcher.scratch import Scratch
@@ -38,6 +39,8 @@ class Launcher:
         many connections were refused meanwhile.
     ``scratch``, ``scratch_remove``
         A directory on disk for a writable layer: its path and, as root, a mount of it.
+    ``egress``
+        A process that connects a network namespace to other machines; a pidfd of it.
     ``host_connect``
         Join a socket that a container opened to a port of 127.0.0.1.
     """
@@ -69,6 +72,7 @@ class Launcher:
             "endpoint_target": self._endpoint_target,
             "endpoint_close": self._endpoint_close,
             "host_connect": self._host_connect,
+            "egress": self._start_egress,
             "scratch": self._make_scratch,
             "scratch_remove": self._remove_scratch,
         }
@@ -83,6 +87,7 @@ class Launcher:
         self._supervisor = Peer(loop, self._link, self._handle, loop.stop)
         self._forwards = Forwards(loop, self._dial)
         self._jobs = Jobs(loop, self.userns_fd, self._identity)
+        self._egress = Egress(loop, self.userns_fd)
         self._scratch = Scratch(self._home, self._jobs, self._identity)
         loop.add_reader(self._pidfd, loop.stop)
         loop.add_reader(self._controller_fd, loop.stop)
@@ -196,6 +201,17 @@ class Launcher:
             if endpoint is not None:
                 endpoint.close()
         peer.answer(body["id"])
+
+    def _start_egress(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
+        netns_fd, alive_fd = frame.fds
+        try:
+            pidfd = self._egress.start(body["program"], netns_fd, alive_fd)
+        finally:
+            os.close(netns_fd)
+        try:
+            peer.answer(body["id"], None, [pidfd])
+        finally:
+            os.close(pidfd)
 
     def _host_connect(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
         connect_host(self._loop, socket.socket(fileno=frame.fds[0]), body["port"])

@@ -40,6 +40,7 @@ class Machine(NamedTuple):
         cgroup2: Whether a cgroup2 may be mounted.
         masked: Masked paths that exist here: path → whether it is a directory.
         readonly: Read-only paths that exist here.
+        host_network: Whether containers are in the run's own network namespace, the host's.
     """
 
     last_capability: int
@@ -48,6 +49,7 @@ class Machine(NamedTuple):
     cgroup2: bool
     masked: Mapping[str, bool]
     readonly: Sequence[str]
+    host_network: bool = False
 
 
 def capability_mask(names: Sequence[str], machine: Machine) -> int:

@@ -27,6 +27,8 @@ def compile_exec(process: Mapping[str, Any], user: User, machine: Machine) -> Pr
     """
     program = Program()
     program.add("new session", NR["setsid"])
-    program.add("enter the container", NR["setns"], Param("container"), _NAMESPACES)
+    # The host's network namespace, where it is the container's, is not ours to enter.
+    namespaces = _NAMESPACES & ~CLONE_NEWNET if machine.host_network else _NAMESPACES
+    program.add("enter the container", NR["setns"], Param("container"), namespaces)
     add_program(program, process, user, machine)
     return program

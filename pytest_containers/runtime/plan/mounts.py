@@ -57,6 +57,10 @@ OWN_FILES = ("hosts", "hostname", "resolv.conf")
 """Files below /etc that the runtime writes, one of each per container."""
 
 
+HANDED = ("bind", "volume", "image")
+"""Kinds of mounts that are made before, and handed to the plan as descriptors."""
+
+
 def is_kernel_place(destination: str) -> bool:
     """Whether a mount belongs to ``/proc``, ``/dev`` or ``/sys``."""
     return any(destination == at or destination.startswith(f"{at}/") for at in _KERNEL_PLACES)
@@ -89,7 +93,7 @@ def add_kernel_mounts(
     seen: set[str] = set()
     for entry in entries:
         path, kind = entry["destination"], entry.get("type", "bind")
-        if not is_kernel_place(path) or kind in ("bind", "volume"):
+        if not is_kernel_place(path) or kind in HANDED:
             continue
         allowed = _KERNEL_TARGETS.get(kind, ())
         if path in seen or not (
@@ -107,6 +111,12 @@ def add_kernel_mounts(
             _add_folder(program, relative, root_fd)
         elif relative.startswith("dev/"):
             program.add(("make", path), NR["mkdirat"], AT_FDCWD, relative.encode(), 0o755)
+        if kind == "sysfs" and machine.host_network:
+            # Only who owns a network namespace may mount its /sys.
+            program.add(
+                ("show", path), NR["mount"], b"/sys", b"sys", None, MS_BIND | MS_REC, None
+            )  # fmt: skip
+            continue
         if kind == "devpts" and terminal:
             _add_move(program, ("mount devpts on", path), "devpts", relative)
             continue
@@ -213,7 +223,7 @@ def _ensure_file(program: Program, path: str, root_fd: int) -> None:
 def add_user_mounts(
     program: Program, entries: Sequence[Mapping[str, Any]], directories: Sequence[bool]
 ) -> None:
-    """Append what the caller mounts (parameters ``mount:N`` for those of type bind and volume).
+    """Append what the caller mounts (parameters ``mount:N`` for those of `HANDED`).
 
     Args:
         entries: All entries of the config.
@@ -221,11 +231,11 @@ def add_user_mounts(
     """
     for number, entry in enumerate(entries):
         path, kind = entry["destination"], entry.get("type", "bind")
-        if is_kernel_place(path) and kind not in ("bind", "volume"):
+        if is_kernel_place(path) and kind not in HANDED:
             continue
         _check_target(path)
         _add_target(program, path, directory=directories[number])
-        if kind in ("bind", "volume"):
+        if kind in HANDED:
             _add_move(
                 program,
                 ("bind mount", entry.get("source", ""), "on", path),

@@ -76,7 +76,7 @@ def add_setup(
     program.add("new session", NR["setsid"])
     if network:
         program.add("join the network", NR["setns"], Param("netns"), CLONE_NEWNET)
-    else:
+    elif not machine.host_network:
         _add_loopback(program)
     program.add(
         "attach the root file system",

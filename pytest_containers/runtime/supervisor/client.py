@@ -24,7 +24,7 @@ from pytest_containers.runtime.supervisor.execution import Execution
 from pytest_containers.runtime.supervisor.network import RunNetwork
 from pytest_containers.runtime.supervisor.shares import told
 from pytest_containers.runtime.supervisor.start import Start
-from pytest_containers.runtime.supervisor.volumes import Volume
+from pytest_containers.runtime.supervisor.volumes import File, Volume
 
 if TYPE_CHECKING:
     from pytest_containers.runtime.supervisor.server import Server
@@ -149,6 +149,8 @@ class Client:
     def op_network_create(self, number: int, body: dict[str, Any], frame: Frame) -> None:
         """``parents`` (ids); answers the id."""
         server = self.server
+        if server.machine.host_network:
+            raise FaultError("StartError", "this run has no networks but the host's")
         parents = [server.networks_by_id[one] for one in body["parents"]]
 
         def made(network: Network | Fault) -> None:
@@ -181,8 +183,17 @@ class Client:
         self.server.networks.remove(network.network)
 
     def op_volume_create(self, number: int, body: dict[str, Any], frame: Frame) -> None:
-        """``size_bytes`` or null; answers the id."""
-        volume = Volume(self.server.root, self.server.new_id(), body.get("size_bytes"))
+        """``size_bytes`` or null, maybe ``files``; answers the id.
+
+        ``files``: [[size, mode, uid, gid]]; they are called by their numbers, and the blob is what
+        is in them.
+        """
+        files: list[File] = []
+        at = 0
+        for size, mode, uid, gid in body.get("files", ()):
+            files.append(File(str(len(files)), frame.blob[at : at + size], mode, uid, gid))
+            at += size
+        volume = Volume(self.server.root, self.server.new_id(), body.get("size_bytes"), files)
         self._volumes[volume.id] = volume
         self.peer.answer(number, volume.id)
 

@@ -19,6 +19,7 @@ from pytest_containers.runtime.plan.start import clone_flags
 from pytest_containers.runtime.plan.users import User
 from pytest_containers.runtime.supervisor import names, processes
 from pytest_containers.runtime.supervisor.disk import DiskWatch
+from pytest_containers.runtime.supervisor.egress import Egress
 from pytest_containers.runtime.supervisor.failures import explain
 from pytest_containers.runtime.supervisor.logs import Log
 from pytest_containers.runtime.supervisor.processes import Process, Streams
@@ -45,6 +46,10 @@ class Wanted(NamedTuple):
         init: Whether a reaping PID 1 is wanted.
         log_limit_bytes: How much output is kept.
         directories: For each mount of the config whether its source is a directory.
+        egress: The program that connects it to other machines; empty for none. Such a container
+            has an `init`.
+        resolv: Its resolv.conf, if it reaches a name server.
+        hosts: More lines for its hosts file.
     """
 
     config: Config
@@ -57,6 +62,9 @@ class Wanted(NamedTuple):
     init: bool
     log_limit_bytes: int
     directories: tuple[bool, ...]
+    egress: str = ""
+    resolv: bytes = b""
+    hosts: bytes = b""
 
 
 class Container:
@@ -106,6 +114,7 @@ class Container:
         self._gone: list[Callable[[], None]] = []
         self._program: Program | None = None
         self._released = False
+        self._egress: Egress | None = None
 
     @property
     def entry(self) -> names.Entry:
@@ -135,9 +144,10 @@ class Container:
 
     def _write_names(self) -> None:
         scratch, network = self.rootfs.scratch_fd, self.network
-        names.write_constant(scratch, self._wanted.hostname)
+        names.write_constant(scratch, self._wanted.hostname, self._wanted.resolv)
         self._close_hosts()
         first = self.entry.text + (network.host_lines if network is not None else b"")
+        first += self._wanted.hosts
         self.hosts = names.Hosts(scratch, first, b"" if network is None else network.names())
 
     def _close_hosts(self) -> None:
@@ -173,7 +183,9 @@ class Container:
             else:
                 fds |= {**streams.parameters(), "argv": command_line(wanted.args)}
             child = spawn(
-                template.bind(fds), flags=clone_flags(network=self.port is not None),
+                template.bind(fds), flags=clone_flags(
+                    network=self.port is not None or server.machine.host_network
+                ),
                 runner=server.runner,
             )  # fmt: skip
         except BaseException:
@@ -214,6 +226,18 @@ class Container:
         started: Callable[[Fault | None], None],
     ) -> None:
         """With `init`: the reaper is there, now the program beside it."""
+        if failure is None and self._wanted.egress and self._egress is None:
+            assert self._reaper is not None
+
+            def connected(fault: Fault | None) -> None:
+                if fault is None:
+                    self._run_main(None, streams, started)
+                else:
+                    streams.close()
+                    started(fault)
+
+            self._egress = Egress(self._server, self._wanted.egress, self._reaper.pid, connected)
+            return
         server = self._server
         try:
             if failure is not None:
@@ -346,6 +370,11 @@ class Container:
     def _on_reaper_end(self, code: int) -> None:
         self._release_if_removed()
 
+    def _close_egress(self) -> None:
+        if self._egress is not None:
+            self._egress.close()
+            self._egress = None
+
     def prepare_restart(self, mount_fds: Sequence[int]) -> None:
         """After its end: a new overlay on the same writable layer, ready for `start`.
 
@@ -353,6 +382,7 @@ class Container:
             mount_fds: Of its mounts, anew: the others went with the mount namespace.
         """
         self._close_mounts()
+        self._close_egress()
         self._mount_fds = list(mount_fds)
         self.rootfs.mount_again()
         self.exit_code = None
@@ -366,6 +396,7 @@ class Container:
         # First our own hold on its file systems, so that their memory is freed by the dying
         # process and not by this one.
         self._close_hosts()
+        self._close_egress()
         self.rootfs.close()
         alive = [p for p in (self.main, self._reaper) if p is not None and p.exit_code is None]
         for process in alive:

@@ -7,12 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_containers.linux import mount
+from pytest_containers.linux.files import open_in_root
 from pytest_containers.runtime.channel import Frame
 from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.messages import Fault, FaultError, fault
 from pytest_containers.runtime.peer import Peer
 from pytest_containers.runtime.supervisor.root import RunRoot
-from pytest_containers.runtime.supervisor.rootfs import ReadyImage, ready_image, view_of
+from pytest_containers.runtime.supervisor.rootfs import (
+    ReadyImage,
+    Rootfs,
+    new_scratch,
+    ready_image,
+    view_of,
+)
 
 Tree = tuple[str, bool, bool]
 """``(path on the host, whether its owners are the host's, whether mounts below it come along)``."""
@@ -44,6 +51,47 @@ class Trees:
     def view(self, key: str) -> int:
         """The root of an image as it shows, read-only; a descriptor of the caller's."""
         return view_of(self._root, self.image(key))
+
+    def part(self, key: str, path: str, *, writable: bool) -> int:
+        """A detached mount of what is at `path` in an image.
+
+        Args:
+            writable: What is written is in memory, and dropped with the mount.
+
+        Raises:
+            FaultError: It is not there.
+        """
+        image = self.image(key)
+        if writable:
+            rootfs = Rootfs(self._root, image, *new_scratch(self._root, None))
+            whole = os.dup(rootfs.fd)
+            rootfs.close()
+        else:
+            whole = view_of(self._root, image)
+        if path in ("", "/"):
+            return whole
+        placed = ""
+        try:
+            if not self._root.features.detached_layers:
+                placed = self._root.place(os.dup(whole), "shown")
+            root = os.open(placed, os.O_PATH | os.O_CLOEXEC) if placed else os.dup(whole)
+            try:
+                inner = open_in_root(root, path, os.O_PATH)
+            finally:
+                os.close(root)
+            try:
+                return mount.open_tree("", inner)
+            finally:
+                os.close(inner)
+        except OSError as error:
+            raise FaultError(
+                "StartError", f"mount of {path} of an image: {error.strerror}", path=path
+            ) from None
+        finally:
+            os.close(whole)
+            if placed:
+                mount.umount(placed)
+                os.rmdir(placed)
 
     def hold(self, key: str, fd: int) -> None:
         """Keep a lock on an image for the rest of the run: one is enough."""

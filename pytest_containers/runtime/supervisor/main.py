@@ -43,7 +43,10 @@ def main(
     _raise_limits()
     os.umask(0)
     try:
-        root = RunRoot.build(identity, force_fallback=wanted.get("force_fallback", False))
+        root = RunRoot.build(
+            identity, force_fallback=wanted.get("force_fallback", False),
+            host_network=wanted.get("network") == "host",
+        )  # fmt: skip
     except OSError as error:
         client.send({"id": 0, "error": refused("mount the run's own file systems", error)})
         return

@@ -61,9 +61,10 @@ class Hosts:
             self._fd = -1
 
 
-def write_constant(scratch_fd: int, hostname: str) -> None:
+def write_constant(scratch_fd: int, hostname: str, resolv: bytes = b"") -> None:
     """Write the files that do not change."""
-    for name, text in (("hostname", f"{hostname}\n".encode()), ("resolv.conf", _RESOLV)):
+    files = (("hostname", f"{hostname}\n".encode()), ("resolv.conf", resolv or _RESOLV))
+    for name, text in files:
         fd = create(scratch_fd, name)
         try:
             os.write(fd, text)

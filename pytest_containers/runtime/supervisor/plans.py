@@ -49,6 +49,7 @@ def look_around(features: Features, identity: Identity) -> Machine:
         features.cgroup2,
         {path: os.path.isdir(path) for path in MASKED_PATHS if os.path.lexists(path)},
         [path for path in READONLY_PATHS if os.path.lexists(path)],
+        features.host_network,
     )
 
 

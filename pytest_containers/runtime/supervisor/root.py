@@ -57,6 +57,7 @@ class Features(NamedTuple):
         tmpfs_huge: tmpfs takes memory in large pieces where a file is large enough: copying a file
             up takes half the time then, and dropping it too (kernels from 6.14; before, it does
             nothing for files below 2 MB).
+        host_network: Containers are in the host's network namespace.
     """
 
     detached_layers: bool
@@ -64,6 +65,7 @@ class Features(NamedTuple):
     cgroup2: bool
     own_ids: bool
     tmpfs_huge: bool
+    host_network: bool
 
 
 class RunRoot:
@@ -81,8 +83,14 @@ class RunRoot:
         self._count = 0
 
     @classmethod
-    def build(cls, identity: Identity, *, force_fallback: bool = False) -> RunRoot:
+    def build(
+        cls, identity: Identity, *, force_fallback: bool = False, host_network: bool = False
+    ) -> RunRoot:
         """Build it and pivot into it.
+
+        Args:
+            host_network: Whether this is the host's network namespace, whose /sys cannot be
+                mounted anew.
 
         Raises:
             OSError: A mount was refused; its file name says which.
@@ -94,7 +102,10 @@ class RunRoot:
             unshare(CLONE_NEWNS)
         # Made before anything is covered: the kernel looks whether we see a whole /proc and /sys.
         proc = mount.new_mount("proc", (), _HARMLESS)
-        sys = mount.new_mount("sysfs", (), _HARMLESS)
+        if host_network:
+            sys = mount.open_tree("/sys", recursive=True)
+        else:
+            sys = mount.new_mount("sysfs", (), _HARMLESS)
         root = mount.new_mount("tmpfs", [("mode", "0755"), ("size", "16m")], MOUNT_ATTR_NOSUID)
         cgroup2 = _try_cgroup2()
         devices = [mount.open_tree(f"/dev/{name}") for name in DEVICES]
@@ -118,6 +129,7 @@ class RunRoot:
             cgroup2=cgroup2,
             own_ids=identity.mode != "single",
             tmpfs_huge=_tmpfs_takes(HUGE),
+            host_network=host_network,
         )
         own_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         made = cls(host_ns, own_ns, features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.runtime.channel import Frame
@@ -26,10 +27,13 @@ class Start:
     Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``, ``network`` (id or
     null), ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
     ``scratch_size_bytes``, ``ports`` [[number, protocol, host port or null]], ``host_ports``
-    [number], ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has more
+    [number], ``egress`` (a program), ``resolv`` and ``hosts`` (of `Wanted`; may all be missing),
+    ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has more
     words than the config's one (plans are kept by the config's text, so that other arguments are no
     other plan). The blob is the OCI config, in which a mount of type ``bind`` names a path of the
-    host and one of type ``volume`` a volume.
+    host (whose files have ids of containers already with the option ``mapped``), one of type
+    ``volume`` a volume (or a file of it, ``name=…``), and one of type ``image`` an image (or what
+    is at ``path=…`` in it; without ``ro`` what is written to it is dropped).
 
     The answer: ``id``, ``pid``, ``ip``, ``ip6``, and ``forwards`` [[number, protocol, port of
     127.0.0.1]].
@@ -83,7 +87,7 @@ class Start:
             source, options = entry["source"], entry.get("options") or ()
             if _wants_view_of_parent(source, options):
                 source = os.path.dirname(source)
-            trees.append((source, True, "ro" not in options))
+            trees.append((source, "mapped" not in options, "ro" not in options))
         self._server.trees.open(trees, self._with_mounts)
 
     def _with_mounts(self, opened: list[tuple[int, bool]] | Fault) -> None:
@@ -139,7 +143,15 @@ class Start:
             self._directories[at] = stat.S_ISDIR(os.fstat(view).st_mode)
         elif kind == "volume":
             volume = self._client.volume(entry["source"])
-            self._mount_fds[at] = volume.read_only() if read_only else volume.clone()
+            name = _option(options, "name")
+            self._mount_fds[at] = volume.clone(name, read_only=read_only)
+            self._directories[at] = not name
+        elif kind == "image":
+            fd = self._server.trees.part(
+                entry["source"], _option(options, "path"), writable=not read_only
+            )
+            self._mount_fds[at] = fd
+            self._directories[at] = stat.S_ISDIR(os.fstat(fd).st_mode)
 
     def _with_port(self, port: Port | Fault) -> None:
         if isinstance(port, Fault):
@@ -183,6 +195,8 @@ class Start:
             self._config.raw.get("hostname") or body.get("hostname") or body["name"],
             tuple(body["names"]),
             body["init"], body["log_limit_bytes"], tuple(self._directories),
+            body.get("egress", ""), body.get("resolv", "").encode(),
+            body.get("hosts", "").encode(),
         )  # fmt: skip
         container = Container(
             server, server.new_id(), body["name"], self._image, wanted, rootfs,
@@ -290,6 +304,12 @@ class Start:
         if self._disk_path:
             self._server.remove_disk(self._disk_path)
         self._client.fail(self._number, why)
+
+
+def _option(options: Sequence[str], name: str) -> str:
+    """The value of ``name=value``, or nothing."""
+    found = (one.partition("=")[2] for one in options if one.startswith(f"{name}="))
+    return next(found, "")
 
 
 def _wants_view_of_parent(source: str, options: Any) -> bool:

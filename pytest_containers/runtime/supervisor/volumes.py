@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pytest_containers.linux import mount
 from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.supervisor.root import RunRoot
 
 
+class File(NamedTuple):
+    """A file that a volume begins with."""
+
+    name: str
+    data: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
 class Volume:
     """A tmpfs that several containers may mount, at the same time or after each other."""
 
-    def __init__(self, root: RunRoot, number: str, size_bytes: int | None) -> None:
+    def __init__(
+        self, root: RunRoot, number: str, size_bytes: int | None, files: Sequence[File] = ()
+    ) -> None:
         self.id = number
         self._root = root
         options = [("mode", "0755"), *root.tmpfs_options]
         if size_bytes is not None:
             options.append(("size", str(size_bytes)))
         self._path = root.place(mount.new_mount("tmpfs", options), "volumes")
+        for file in files:
+            self._add(file)
 
-    def clone(self) -> int:
-        """A detached mount of it.
+    def _add(self, file: File) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(f"{self._path}/{file.name}", flags, 0o600)
+        with open(fd, "wb") as opened:
+            opened.write(file.data)
+            os.fchown(fd, file.uid, file.gid)
+            os.fchmod(fd, file.mode)
+
+    def clone(self, name: str = "", *, read_only: bool = False) -> int:
+        """A detached mount of it, or of one of its files.
 
         Raises:
             FaultError: It was removed.
         """
         if not self._path:
             raise FaultError("StartError", f"volume {self.id} was removed")
-        return mount.open_tree(self._path)
-
-    def read_only(self) -> int:
-        """The same, read-only as a file system: no remount in a container makes it writable."""
-        fd = self.clone()
-        mount.set_attributes(fd, add=mount.MOUNT_ATTR_RDONLY)
+        fd = mount.open_tree(f"{self._path}/{name}" if name else self._path)
+        if read_only:
+            mount.set_attributes(fd, add=mount.MOUNT_ATTR_RDONLY)
         return fd
 
     def close(self) -> None:
