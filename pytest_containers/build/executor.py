@@ -74,6 +74,9 @@ class Executor:
         library: Keeps layers.
         runtime: Does the work.
         options: Of the build.
+
+    Attributes:
+        single: Whether containers have no users but root.
     """
 
     def __init__(self, library: Library, runtime: Runtime, options: BuildOptions) -> None:
@@ -81,6 +84,7 @@ class Executor:
         self.runtime = runtime
         self._options = options
         self._steps = Steps(library.store, library.layers)
+        self.single: bool = library.layers.inside.id_map_class.startswith("single")
 
     def step(
         self, key: Mapping[str, Any], do: Callable[[ExitStack], tuple[Layer | None, str]]
@@ -177,7 +181,7 @@ class Executor:
 
             args = {
                 "base": None if writing.link else at(base), "users": at(base),
-                "source": at(writing.source), "owner": writing.owner, "chmod": writing.chmod,
+                "single": self.single, "source": at(writing.source), "owner": writing.owner, "chmod": writing.chmod,
                 "time_ns": self._options.time_ns,
                 "items": [
                     {**item, "fd": 1 + item["fd"]} if "fd" in item else item

@@ -197,6 +197,7 @@ class Mounts:
             args = {
                 "base": None, "users": None, "source": 1 if image is not None else None,
                 "owner": "", "chmod": "", "time_ns": None, "items": items,
+                "single": self._executor.single,
                 "root": [mode, uid, gid],
             }  # fmt: skip
             views = [image] if image is not None else []

@@ -35,7 +35,8 @@ def write_layer(
     Args:
         args: ``base``, ``users``, ``source``: which of `fds` are the layers below as they show,
             the root whose users ``owner`` names, and the root that ``take`` reads from, or null.
-            ``owner``: ``user[:group]``, or empty. ``chmod``. ``time_ns`` or null. ``root``, which
+            ``owner``: ``user[:group]``, or empty. ``chmod``. ``time_ns`` or null. ``single``:
+            whether there are no users but root. ``root``, which
             may be missing: mode, user and group of the directory itself. ``items``, each with a
             ``kind``:
 
@@ -62,8 +63,14 @@ def write_layer(
     os.fchmod(fd, 0o755)
     users = None if args["users"] is None else fds[args["users"]]
     owner = _owner(users, args["owner"])
+    for uid, gid in (owner or (0, 0), tuple(args["root"][1:]) if "root" in args else (0, 0)):
+        if args["single"] and (uid or gid):
+            raise BuildError(
+                f"owner {uid}:{gid}: this account has no subordinate ids, so there is only root; "
+                "`pytest-containers setup` tells how to get some"
+            )
     tree = Tree(fd, base, owner or (0, 0), args["time_ns"])
-    writer = Writer(tree, owner, parse_chmod(args["chmod"]))
+    writer = Writer(tree, owner, parse_chmod(args["chmod"]), single=args["single"])
     try:
         for item in args["items"]:
             if item["kind"] == "take":
@@ -115,10 +122,13 @@ class Writer:
         at: The path that is being written.
     """
 
-    def __init__(self, tree: Tree, owner: tuple[int, int] | None, chmod: Change | None) -> None:
+    def __init__(
+        self, tree: Tree, owner: tuple[int, int] | None, chmod: Change | None, *, single: bool
+    ) -> None:
         self.tree = tree
         self.owner = owner
         self._chmod = chmod
+        self._single = single
         self.at = ""
 
     def write(self, item: dict[str, Any], fds: Sequence[int]) -> None:
@@ -193,7 +203,8 @@ class Writer:
         if not path:
             return
         self.at = self._where(place, path)
-        owner = self.owner or (member.uid, member.gid)
+        # Where there is only root, what is unpacked is root's, as in layers.
+        owner = self.owner or ((0, 0) if self._single else (member.uid, member.gid))
         mtime_ns = int(member.mtime * 10**9)
         if member.isdir():
             self.tree.make_folder(self.at, self.mode(member.mode, folder=True), owner, mtime_ns)
