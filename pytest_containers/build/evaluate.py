@@ -28,7 +28,7 @@ from pytest_containers.build.mounts import Mounts, Prepared
 from pytest_containers.build.options import PROXIES, BuildOptions
 from pytest_containers.build.progress import Progress, Shown
 from pytest_containers.build.remote import Downloads
-from pytest_containers.build.result import Result
+from pytest_containers.build.result import PATH, Result
 from pytest_containers.build.runtime import FileMount, Program
 from pytest_containers.build.stages import Graph, Stage
 from pytest_containers.errors import BuildError, ContainersError, hide_frames
@@ -36,7 +36,6 @@ from pytest_containers.images.image import Image, Layer
 
 __tracebackhide__ = hide_frames
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PORT = re.compile(r"(?:[^/]*:)?(\d+)(?:-(\d+))?(?:/(\w+))?\Z")
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]*(?:[+-]\d+)?\Z|\d+\Z")
 _SCRIPTS = "/dev/pipes"
@@ -256,8 +255,10 @@ class Evaluator:
         path = "/" + path.lstrip("/")
         self.result.config["WorkingDir"] = path
         result = self.result
-        key = {"kind": "workdir", "chain": result.chain, "path": path}
-        writing = Writing([{"kind": "folder", "to": path.lstrip("/")}])
+        # What is made on the way is the user's, where there are users.
+        user = "" if self._executor.single else str(result.config.get("User") or "")
+        key = {"kind": "workdir", "chain": result.chain, "path": path, "user": user}
+        writing = Writing([{"kind": "folder", "to": path.lstrip("/")}], owner=user)
         self._layer(
             f"WORKDIR {one.path}", f"WORKDIR {path}", key,
             lambda _, others: self._executor.write(result, writing, "", others),
@@ -320,7 +321,7 @@ class Evaluator:
         script, command = self._command(one)
         with ExitStack() as stack:
             mounts = self._mounts.prepare(one, self._expand, self._graph, stack)
-            whole = {"PATH": _PATH, **mounts.env, **args, **env}
+            whole = {"PATH": PATH, **mounts.env, **args, **env}
             for name in PROXIES:
                 if name in self._options.args:
                     whole.setdefault(name, self._options.args[name])

@@ -26,9 +26,7 @@ __tracebackhide__ = hide_frames
 WRITE = "pytest_containers.build.inside.write:write_layer"
 TAKE = "pytest_containers.build.inside.take:write_layer"
 _FORMAT = 1  # counts changes of what steps leave
-_OWN_PLACES = (
-    "/etc", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/proc", "/sys", "/dev",
-)  # fmt: skip
+_OWN_PLACES = ("/etc", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 Feed = Callable[[int], None]
 """Writes contents to a pipe."""
@@ -181,7 +179,8 @@ class Executor:
 
             args = {
                 "base": None if writing.link else at(base), "users": at(base),
-                "single": self.single, "source": at(writing.source), "owner": writing.owner, "chmod": writing.chmod,
+                "source": at(writing.source), "single": self.single,
+                "owner": writing.owner, "chmod": writing.chmod,
                 "time_ns": self._options.time_ns,
                 "items": [
                     {**item, "fd": 1 + item["fd"]} if "fd" in item else item

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_containers.images import manifest as manifests
 from pytest_containers.images.image import Image, Layer
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMMENT = "pytest-containers"
 
 
@@ -120,7 +121,8 @@ def seconds(text: str) -> float:
 def scratch(variant: str = "") -> Result:
     """The empty image."""
     document: dict[str, Any] = {
-        "architecture": manifests.architecture(), "os": "linux", "config": {},
+        "architecture": manifests.architecture(), "os": "linux",
+        "config": {"Env": [f"PATH={PATH}"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": []}, "history": [],
     }  # fmt: skip
     if variant:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,3 +85,55 @@ def as_user(tmp_path: Path) -> Callable[..., RegistrySettings]:
         return RegistrySettings(insecure=insecure, environ=clean)
 
     return make
+
+
+def _run(command: list[str], *arguments: str) -> str:
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def short_path() -> Iterator[Path]:
+    """Where paths are short: both make sockets, whose addresses end at 108 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        finally:  # they leave their stores mounted on themselves
+            for line in Path("/proc/self/mounts").read_text().splitlines()[::-1]:
+                if line.split()[1].startswith(f"{name}/"):
+                    subprocess.run(["umount", "--lazy", line.split()[1]], check=True)
+
+
+@pytest.fixture(scope="module")
+def docker(short_path: Path) -> Iterator[Callable[..., str]]:
+    """The client of a daemon of the tests' own, without a bridge."""
+    work = short_path
+    client = [
+        shutil.which("docker", path="/usr/bin:/usr/local/bin") or "docker",
+        f"--host=unix://{work}/s",
+    ]
+    with open(work / "log", "wb") as log:
+        daemon = subprocess.Popen(
+            ["dockerd", f"--data-root={work}/data", f"--exec-root={work}/exec", f"--pidfile={work}/pid",
+             f"--host=unix://{work}/s", "--iptables=false", "--ip-masq=false", "--bridge=none"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while subprocess.run([*client, "info"], capture_output=True).returncode:
+            if daemon.poll() is not None or time.monotonic() > end:
+                raise RuntimeError((work / "log").read_text())
+            time.sleep(0.1)
+        yield lambda *arguments: _run(client, *arguments)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+
+
+@pytest.fixture
+def podman(short_path: Path) -> Callable[..., str]:
+    """Podman with a store of the test's own."""
+    command = ["podman", f"--root={short_path}/p", f"--runroot={short_path}/r", "--cgroup-manager=cgroupfs",
+               "--storage-driver=vfs", "--runtime=runc"]  # fmt: skip
+    return lambda *arguments: _run(command, *arguments)
