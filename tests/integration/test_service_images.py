@@ -1,97 +1,59 @@
-"""Services from images: a Debian with its packages, and images shaped like the official ones."""
+"""Services from images that are built here: packages alone, and shaped like the official ones."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pytest_containers as pc
+from pytest_containers.build.progress import Plain
 from pytest_containers.services import Service
 
 from .test_services import IS_THERE
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("mmdebstrap", "id range")]
-PACKAGES = (
-    "postgresql,mariadb-server,redis-server,rabbitmq-server,nats-server,mosquitto,memcached,"
-    "etcd-server,nginx-light"
-)
-ENTRYPOINTS = Path(__file__).parents[1] / "images"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-POSTGRES = "/usr/lib/postgresql/15/bin"
-OFFICIAL: dict[str, tuple[str, dict[str, Any]]] = {
-    "Postgres": (
-        "postgres.sh",
-        {"Cmd": ["postgres"], "StopSignal": "SIGINT", "ExposedPorts": {"5432/tcp": {}},
-         "Env": [f"PATH={POSTGRES}:{PATH}", "PGDATA=/var/lib/postgresql/data"]},
-    ),
-    "MariaDB": ("mariadb.sh", {"Cmd": ["mariadbd"], "Env": [f"PATH={PATH}"]}),
-    "RabbitMQ": (
-        "plain.sh",
-        {"Cmd": ["rabbitmq-server"], "Env": [f"PATH=/usr/lib/rabbitmq/bin:{PATH}"]},
-    ),
-    **{
-        name: ("plain.sh", {"Cmd": [program], "Env": [f"PATH={PATH}"]})
-        for name, program in (
-            ("Redis", "redis-server"), ("Memcached", "memcached"), ("Nats", "nats-server"),
-            ("Mosquitto", "mosquitto"), ("Etcd", "etcd"), ("Nginx", "nginx"),
-        )
-    },
-}  # fmt: skip
+IMAGES = Path(__file__).parents[1] / "images"
 
 
 @pytest.fixture(scope="module")
-def services_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Debian with all the servers."""
-    kept = os.environ.get("PYTEST_CONTAINERS_TEST_SERVICES")
-    if kept:
-        return Path(kept)
-    tar = tmp_path_factory.mktemp("services") / "services.tar"
+def debian(tmp_path_factory: pytest.TempPathFactory, engine: pc.Engine) -> None:
+    """A minimal Debian, which the Dockerfile of the services begins from."""
+    tar = tmp_path_factory.mktemp("debian") / "debian.tar"
     mode = "root" if os.geteuid() == 0 else "unshare"
     subprocess.run(
         [
             # What it mounts as root is not to be seen by tests beside this one.
             *(["unshare", "--mount"] if mode == "root" else []),
             "mmdebstrap", "--quiet", f"--mode={mode}", "--variant=minbase",
-            f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", str(tar),
+            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "bookworm", str(tar),
         ],
         check=True, stdin=subprocess.DEVNULL, timeout=400,
     )  # fmt: skip
-    return tar
+    config = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
+    engine.images.import_rootfs(tar, "debian:test", config)
 
 
 @pytest.fixture(scope="module")
-def image_of(services_tar: Path, engine: pc.Engine) -> Iterator[Callable[[str, str], str]]:
-    """Makes images of both shapes; returns their names."""
-    made: set[str] = set()
+def image_of(debian: None, engine: pc.Engine) -> Callable[[str, str], str]:
+    """Builds images of both shapes; returns their names."""
+    display = Plain(sys.stderr)
 
     def image_of(name: str, shape: str) -> str:
-        if shape == "packages":
-            return f"rootfs:{services_tar}"
-        script, config = OFFICIAL[name]
-        reference = f"local/{name.lower()}:1"
-        if reference not in made:
-            made.add(reference)
-            with engine.run(f"rootfs:{services_tar}", ["sleep", "1000"]) as container:
-                container.write_bytes(
-                    "/usr/local/bin/docker-entrypoint.sh", (ENTRYPOINTS / script).read_bytes(),
-                    mode=0o755,
-                )  # fmt: skip
-                # What a package has initialised is not in the official images.
-                container.exec(["rm", "-rf", "/var/lib/mysql", "/etc/mysql"], check=True)
-                entrypoint = {"Entrypoint": ["docker-entrypoint.sh"]}
-                container.commit(reference, changes={**config, **entrypoint})
+        target = name.lower() if shape == "official" else f"{name.lower()}-packages"
+        reference = f"local/{target}:1"
+        engine.build(
+            IMAGES, tags=[reference], options=pc.BuildOptions(target=target), display=display
+        )
         return reference
 
-    yield image_of
-    for reference in made:
-        engine.images.remove(reference)
+    return image_of
 
 
 @pytest.mark.parametrize("shape", ["packages", "official"])
