@@ -229,7 +229,7 @@ class _Build:
             failed.note("a failed step", failed.made_at, empty=False)
         name = self._options.keep_failed
         self._finish(failed, (name,))
-        return f"Its files are kept: pytest-containers run -it {name} /bin/sh"
+        return f"Its files are kept: look at them with pytest-containers run {name} ls -la /"
 
 
 def _steps(stage: Stage) -> int:

@@ -86,7 +86,7 @@ class Context:
         self, root: Path, patterns: Patterns, digests: FileDigests, *, what: str = ""
     ) -> None:
         self.root = root
-        self.what = what or f"the context {root}"
+        self.what: str = what or f"the context {root}"
         self._patterns = patterns
         self._digests = digests
         self._folders: dict[str, list[Entry]] = {}

@@ -39,7 +39,7 @@ class Collected:
             parse_chmod(self.chmod)
         except ValueError as error:
             raise BuildError(f"--chmod={self.chmod}: {error}") from None
-        self.link = instruction.link
+        self.link: bool = instruction.link
         self.items: list[dict[str, Any]] = []
         self.facts: list[Any] = []
         self._context: Context | None = None

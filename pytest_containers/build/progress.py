@@ -19,7 +19,7 @@ class Display:
         brief: Whether only programs are worth showing, not what was done before or at once.
     """
 
-    brief = False
+    brief: bool = False
 
     def write(self, text: str) -> None:
         """Show lines."""

@@ -33,7 +33,7 @@ class Steps(Display):
 
     def __init__(self, config: pytest.Config) -> None:
         self._verbosity = config.get_verbosity()
-        self.brief = self._verbosity < 1
+        self.brief: bool = self._verbosity < 1
         self._through = _through(config)
 
     def write(self, text: str) -> None:

@@ -45,7 +45,7 @@ class Instruction:
 class From(Instruction):
     """Begins a stage, called `name`, from an image or another stage."""
 
-    KEYWORD = "FROM"
+    KEYWORD: ClassVar[str] = "FROM"
     image: str
     platform: str = ""
     name: str = ""
@@ -55,7 +55,7 @@ class From(Instruction):
 class Arg(Instruction):
     """Declares build arguments; a default of None is none."""
 
-    KEYWORD = "ARG"
+    KEYWORD: ClassVar[str] = "ARG"
     pairs: tuple[tuple[str, str | None], ...]
 
 
@@ -63,7 +63,7 @@ class Arg(Instruction):
 class Env(Instruction):
     """Environment variables."""
 
-    KEYWORD = "ENV"
+    KEYWORD: ClassVar[str] = "ENV"
     pairs: Pairs
 
 
@@ -71,7 +71,7 @@ class Env(Instruction):
 class Label(Instruction):
     """Labels."""
 
-    KEYWORD = "LABEL"
+    KEYWORD: ClassVar[str] = "LABEL"
     pairs: Pairs
 
 
@@ -98,7 +98,7 @@ class Mount:
 class Run(Instruction):
     """Runs a command."""
 
-    KEYWORD = "RUN"
+    KEYWORD: ClassVar[str] = "RUN"
     command: Command
     heredocs: tuple[Heredoc, ...] = ()
     mounts: tuple[Mount, ...] = ()
@@ -130,7 +130,7 @@ class Transfer(Instruction):
 class Copy(Transfer):
     """Copies from the context, another stage or an image."""
 
-    KEYWORD = "COPY"
+    KEYWORD: ClassVar[str] = "COPY"
     from_: str = ""
     parents: bool = False
 
@@ -139,7 +139,7 @@ class Copy(Transfer):
 class Add(Transfer):
     """Copies, fetches and unpacks."""
 
-    KEYWORD = "ADD"
+    KEYWORD: ClassVar[str] = "ADD"
     keep_git_dir: bool = False
     checksum: str = ""
     unpack: bool | None = None
@@ -149,7 +149,7 @@ class Add(Transfer):
 class Cmd(Instruction):
     """The command that is run by default."""
 
-    KEYWORD = "CMD"
+    KEYWORD: ClassVar[str] = "CMD"
     command: Command
 
 
@@ -157,7 +157,7 @@ class Cmd(Instruction):
 class Entrypoint(Instruction):
     """The program that gets the command as its arguments."""
 
-    KEYWORD = "ENTRYPOINT"
+    KEYWORD: ClassVar[str] = "ENTRYPOINT"
     command: Command
 
 
@@ -165,7 +165,7 @@ class Entrypoint(Instruction):
 class Shell(Instruction):
     """What runs commands in shell form."""
 
-    KEYWORD = "SHELL"
+    KEYWORD: ClassVar[str] = "SHELL"
     words: tuple[str, ...]
 
 
@@ -178,7 +178,7 @@ class Healthcheck(Instruction):
         retries: 0 was not given.
     """
 
-    KEYWORD = "HEALTHCHECK"
+    KEYWORD: ClassVar[str] = "HEALTHCHECK"
     command: Command | None
     interval_ns: int = 0
     timeout_ns: int = 0
@@ -191,7 +191,7 @@ class Healthcheck(Instruction):
 class Expose(Instruction):
     """Ports that are listened on: ``80``, ``80/udp``, ``8000-8005``."""
 
-    KEYWORD = "EXPOSE"
+    KEYWORD: ClassVar[str] = "EXPOSE"
     ports: tuple[str, ...]
 
 
@@ -199,7 +199,7 @@ class Expose(Instruction):
 class Volume(Instruction):
     """Directories that are to be volumes."""
 
-    KEYWORD = "VOLUME"
+    KEYWORD: ClassVar[str] = "VOLUME"
     paths: tuple[str, ...]
 
 
@@ -207,7 +207,7 @@ class Volume(Instruction):
 class Workdir(Instruction):
     """The working directory."""
 
-    KEYWORD = "WORKDIR"
+    KEYWORD: ClassVar[str] = "WORKDIR"
     path: str
 
 
@@ -215,7 +215,7 @@ class Workdir(Instruction):
 class User(Instruction):
     """Who runs commands."""
 
-    KEYWORD = "USER"
+    KEYWORD: ClassVar[str] = "USER"
     user: str
 
 
@@ -223,7 +223,7 @@ class User(Instruction):
 class StopSignal(Instruction):
     """The signal that asks a container to end."""
 
-    KEYWORD = "STOPSIGNAL"
+    KEYWORD: ClassVar[str] = "STOPSIGNAL"
     signal: str
 
 
@@ -231,7 +231,7 @@ class StopSignal(Instruction):
 class Maintainer(Instruction):
     """The author."""
 
-    KEYWORD = "MAINTAINER"
+    KEYWORD: ClassVar[str] = "MAINTAINER"
     author: str
 
 
@@ -243,7 +243,7 @@ class OnBuild(Instruction):
         trigger: Its text, with its heredocs.
     """
 
-    KEYWORD = "ONBUILD"
+    KEYWORD: ClassVar[str] = "ONBUILD"
     trigger: str
 
 

@@ -38,8 +38,8 @@ class Tree:
         self._resolved: dict[str, str] = {}
         self._folders: dict[str, int] = {}
         self._times: list[tuple[str, int]] = []
-        self.size_bytes = 0
-        self.entries = 0
+        self.size_bytes: int = 0
+        self.entries: int = 0
 
     # ----------------------------------------------------------------- looking
 

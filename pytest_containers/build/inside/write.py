@@ -129,7 +129,7 @@ class Writer:
         self.owner = owner
         self._chmod = chmod
         self._single = single
-        self.at = ""
+        self.at: str = ""
 
     def write(self, item: dict[str, Any], fds: Sequence[int]) -> None:
         """Write one item."""
