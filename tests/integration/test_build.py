@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.layouts import Layout, busybox, layer, output
+from helpers.layouts import Layout, busybox, layer, member, output
 from helpers.registry import Proxy
 
 import pytest_containers as pc
@@ -54,6 +54,7 @@ def base_layer() -> bytes:
     return layer(
         [
             *busybox(*programs),
+            *(member(name, type=b"5") for name in ("proc", "sys", "dev")),
             ("etc/passwd", {"mode": 0o644}, b"root:x:0:0::/root:/bin/sh\napp:x:7:8::/:/bin/sh\n"),
             ("etc/group", {"mode": 0o644}, b"root:x:0:\napp:x:8:\nstaff:x:9:\n"),
         ]
