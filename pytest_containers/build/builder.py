@@ -187,7 +187,7 @@ class _Build:
 
     def _begin(self, stage: Stage) -> Result:
         if stage.base is not None:
-            return self._done[stage.base.index].result().branch()
+            return self._result(stage.base).branch()
         if stage.image == "scratch":
             return scratch()
         begin = stage.source.begin
@@ -215,11 +215,16 @@ class _Build:
         data = self._library.blobs.read(image.base_id or image.id, manifests.MAX_DOCUMENT_BYTES)
         return manifests.document(data, f"{image.name}: config")
 
+    def _result(self, stage: Stage) -> Result:
+        """What a stage became; nobody knew before that an inherited ONBUILD would need it."""
+        known = self._done.get(stage.index)
+        return known.result() if known is not None else self._evaluate(stage)
+
     def _other(self, name: str) -> tuple[Image, str]:
         """What ``--from`` names."""
         stage = self._graph.find(name)
         if stage is not None:
-            return self._done[stage.index].result().image, f"stage {stage.name}"
+            return self._result(stage).image, f"stage {stage.name}"
         return self._base(name), f"image {name}"
 
     def _keep_failed(self, result: Result, layer: Layer | None) -> str:

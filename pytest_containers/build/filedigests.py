@@ -33,7 +33,6 @@ class FileDigests:
         self._path = None if store is None else store.home / "contexts" / f"{name}.json"
         self._known: dict[str, Any] | None = None
         self._changed = False
-        self._used: set[str] = set()
 
     def _load(self) -> dict[str, Any]:
         if self._known is None:

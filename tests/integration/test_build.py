@@ -684,6 +684,12 @@ def test_triggers_run_in_the_next_build(build: Build, builder: pc.Engine, files:
     assert "OnBuild" not in builder.images.inspect("triggered:1")["config"]
 
 
+def test_a_trigger_may_need_a_stage(build: Build, builder: pc.Engine) -> None:
+    build("FROM base:1\nONBUILD COPY --from=made /made /t\n", tags=("needing:1",))
+    image = build("FROM base:1 AS made\nRUN echo x > /made\nFROM needing:1\nRUN cat /t > /u\n")
+    assert shell(builder, image, "cat /u") == "x\n"
+
+
 # ----------------------------------------------------------------- stages, cache
 
 
