@@ -391,6 +391,16 @@ def test_copy_keeps_links_and_bytes(build: Build, builder: pc.Engine, files: Pat
         assert container.read_text("/x/link") == "c\n"
 
 
+def test_a_context_of_many_directories(build: Build, builder: pc.Engine, context: Path) -> None:
+    """More than a process may have open."""
+    for number in range(1500):
+        (context / "many" / str(number) / "inner").mkdir(parents=True)
+        (context / "many" / str(number) / "inner" / "f").write_text("x")
+    image = build("FROM base:1\nCOPY many /many\n")
+    script = "find /many -type f | while read -r f; do echo; done"
+    assert len(shell(builder, image, script)) == 1500
+
+
 @pytest.mark.needs("id range")
 @pytest.mark.parametrize(
     ("chown", "expected"),

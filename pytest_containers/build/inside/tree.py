@@ -12,6 +12,7 @@ from pytest_containers.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, 
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40
+_MAX_OPEN = 200  # directories; trees have any number of them, processes have a limit
 _NOT_COPIED = ("user.overlay.", "trusted.", "security.selinux", "system.")
 Fill = Callable[[int], None]
 """Writes a file's contents to a descriptor."""
@@ -101,10 +102,11 @@ class Tree:
     def folder(self, path: str) -> int:
         """A descriptor of the directory at a path without links; it is made with its parents.
 
-        It stays this object's.
+        It stays this object's, and open until many others were asked for.
         """
-        known = self._folders.get(path)
+        known = self._folders.pop(path, None)
         if known is not None:
+            self._folders[path] = known  # the last to be closed
             return known
         if not path:
             fd = os.dup(self._fd)
@@ -120,6 +122,8 @@ class Tree:
                 fd = self._open(path)
                 self._like_below(path, fd)
         self._folders[path] = fd
+        if len(self._folders) > _MAX_OPEN:
+            os.close(self._folders.pop(next(iter(self._folders))))
         return fd
 
     def _open(self, path: str) -> int:
@@ -177,9 +181,11 @@ class Tree:
             raise BuildError(f"/{path} is a directory in the image: a file cannot replace it")
         above, _, leaf = path.rpartition("/")
         parent = self.folder(self.resolve(above))
-        with suppress(FileNotFoundError):
-            os.unlink(leaf, dir_fd=parent)
-        self._resolved.clear()
+        if status is not None:
+            with suppress(FileNotFoundError):  # it may be in a layer below
+                os.unlink(leaf, dir_fd=parent)
+            if stat.S_ISLNK(status.st_mode):
+                self._resolved.clear()
         self.entries += 1
         return parent, leaf
 
@@ -207,6 +213,7 @@ class Tree:
     def make_link(self, path: str, target: str, owner: tuple[int, int], mtime_ns: int) -> None:
         """A symbolic link."""
         parent, leaf = self._leaf(path)
+        self._resolved.clear()
         os.symlink(target, leaf, dir_fd=parent)
         os.chown(leaf, *owner, dir_fd=parent, follow_symlinks=False)
         time_ns = mtime_ns if self._time_ns is None else self._time_ns
