@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from pytest_containers.build.context import Context, read_patterns
+from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.dockerfile import parse
 from pytest_containers.build.dockerfile.instructions import Dockerfile
 from pytest_containers.build.evaluate import Evaluator
 from pytest_containers.build.executor import Executor
 from pytest_containers.build.filedigests import FileDigests
-from pytest_containers.build.options import BuildOptions
+from pytest_containers.build.options import PROXIES, BuildOptions
 from pytest_containers.build.progress import Display, Progress
 from pytest_containers.build.remote import Downloads
 from pytest_containers.build.result import Result, from_image, iso, scratch
@@ -125,6 +127,8 @@ class _Build:
 
     def image(self, tags: tuple[str, ...]) -> Image:
         """Build, and name what was built."""
+        for text in (*self._dockerfile.warnings, *self._unused_arguments()):
+            self._progress.warn(text)
         result = self._target()
         if self._options.labels:
             labels = {**(result.config.get("Labels") or {}), **self._options.labels}
@@ -132,6 +136,19 @@ class _Build:
         if self._options.epoch is not None:
             result.document["created"] = iso(float(self._options.epoch))
         return self._finish(result, tags)
+
+    def _unused_arguments(self) -> Iterator[str]:
+        """What was given and is declared nowhere: a typo, mostly."""
+        declared = {
+            name for one in self._dockerfile if isinstance(one, i.Arg) for name, _ in one.pairs
+        }
+        for name in self._options.args:
+            if name in declared or name in PROXIES or name in self._graph.globals:
+                continue
+            close = difflib.get_close_matches(name, declared, 1, 0.6)
+            near = f"; did you mean {close[0]!r}?" if close else ""
+            file = self._dockerfile.name
+            yield f"{file}: no ARG declares the build argument {name!r}{near}"
 
     def _finish(self, result: Result, tags: tuple[str, ...]) -> Image:
         if not result.image.layers:

@@ -55,6 +55,11 @@ class Progress:
             shown.announce()
         return shown
 
+    def warn(self, text: str) -> None:
+        """A sentence about the Dockerfile or what was given with it."""
+        with self._lock:
+            self._display.write(f"warning: {text}\n")
+
     def line(self, number: int, text: str) -> None:
         """One line of a step."""
         with self._lock:

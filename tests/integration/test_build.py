@@ -694,6 +694,18 @@ def test_triggers_run_in_the_next_build(build: Build, builder: pc.Engine, files:
     assert "OnBuild" not in builder.images.inspect("triggered:1")["config"]
 
 
+def test_what_is_suspicious_is_warned_of(build: Build) -> None:
+    shown = Lines()
+    build(
+        "FROM base:1\nARG rev\nRUN true \\\n\n  && true\n",
+        args={"rve": "1", "HTTP_PROXY": "x"}, display=shown,
+    )  # fmt: skip
+    warnings = [line for line in shown.text.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "an empty line inside an instruction" in warnings[0]
+    assert warnings[1].endswith("no ARG declares the build argument 'rve'; did you mean 'rev'?")
+
+
 def test_a_trigger_may_need_a_stage(build: Build, builder: pc.Engine) -> None:
     build("FROM base:1\nONBUILD COPY --from=made /made /t\n", tags=("needing:1",))
     image = build("FROM base:1 AS made\nRUN echo x > /made\nFROM needing:1\nRUN cat /t > /u\n")
