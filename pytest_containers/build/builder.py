@@ -26,7 +26,8 @@ from pytest_containers.errors import BuildError, ContainersError, hide_frames
 from pytest_containers.images import manifest as manifests
 from pytest_containers.images.facade import Images
 from pytest_containers.images.image import Image, Layer
-from pytest_containers.images.reference import parse_reference
+from pytest_containers.images.reference import Reference, parse_reference
+from pytest_containers.images.reference import parse as parse_source
 
 __tracebackhide__ = hide_frames
 
@@ -220,7 +221,7 @@ class _Build:
     def _base(self, name: str) -> Image:
         with self._looking:
             if name not in self._bases:
-                if self._options.pull and not name.startswith(("host:", "oci", "docker", "rootfs")):
+                if self._options.pull and isinstance(parse_source(name), Reference):
                     self._bases[name] = self._images.pull(name)
                 else:
                     self._bases[name] = self._images.get(name)

@@ -118,7 +118,8 @@ class Evaluator:
 
     def _note(self, created_by: str) -> None:
         """An instruction that only changes the config: it is as old as what it stands on."""
-        time = float(self._options.epoch or 0) or self.result.made_at or now(self._options)
+        known = self.result.made_at if self._options.epoch is None else 0.0
+        time = known or now(self._options)
         self.result.note(created_by, time, empty=True)
 
     def _shown(self, text: str) -> Shown:

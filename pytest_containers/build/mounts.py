@@ -169,10 +169,8 @@ class Mounts:
                     number += 1
                     continue
                 break
-            self._make_cache(path, mode, uid, gid, image, source)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)  # so that it is not pruned meanwhile
+            while not _hold(path, stack):
+                self._make_cache(path, mode, uid, gid, image, source)
             tree = path / "tree"
             os.utime(path)
             prepared.mounts.append(FolderMount(target, tree, mount.read_only is True))
@@ -255,6 +253,23 @@ class Mounts:
 
 def _cache_path(library: Library, name: str) -> Path:
     return library.store.home / "caches" / library.layers.inside.id_map_class / name
+
+
+def _hold(path: Path, stack: ExitStack) -> bool:
+    """Keep a cache from being pruned; False if it is not there, or was removed this moment."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            stack.callback(os.close, fd)
+            return True
+    except FileNotFoundError:
+        pass
+    os.close(fd)
+    return False
 
 
 def _try(lock: Any, stack: ExitStack) -> bool:

@@ -76,10 +76,11 @@ class Result:
     def add_layer(self, layer: Layer) -> None:
         """One more layer on top."""
         root = self.image.base_id or self.image.id
-        image = self.image.with_layer(layer, "")
         rootfs = self.document.setdefault("rootfs", {"type": "layers", "diff_ids": []})
         rootfs["diff_ids"] = [*rootfs["diff_ids"], layer.diff_id]
-        text = "\n".join(["step 1", root, *(one.diff_id for one in image.layers)])
+        text = "\n".join(
+            ["step 1", root, *(one.diff_id for one in self.image.layers), layer.diff_id]
+        )
         image_id = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
         self.image = self.image.with_layer(layer, image_id)
 

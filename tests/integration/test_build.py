@@ -846,6 +846,12 @@ def test_equal_digests_on_two_machines(base_layer: bytes, tmp_path: Path) -> Non
     assert found[0] == found[1] != ""
 
 
+def test_an_epoch_of_nothing_is_an_epoch(build: Build, builder: pc.Engine) -> None:
+    build("FROM base:1\nENV a=1\nRUN touch /x\nCMD true\n", tags=("epoch:1",), epoch=0)
+    times = {one["created"] for one in builder.images.history("epoch:1")[:3]}
+    assert times == {"1970-01-01T00:00:00Z"}
+
+
 def test_only_what_is_asked_for_is_read(build: Build, context: Path) -> None:
     (context / "huge").mkdir()
     (context / "huge" / "file").write_text("x")
