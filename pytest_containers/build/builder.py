@@ -252,7 +252,7 @@ class _Build:
             failed.note("a failed step", failed.made_at, empty=False)
         name = self._options.keep_failed
         self._finish(failed, (name,))
-        return f"Its files are kept: look at them with pytest-containers run {name} ls -la /"
+        return f"Its files are kept: enter them with pytest-containers run -it {name} /bin/sh"
 
 
 def _steps(stage: Stage) -> int:

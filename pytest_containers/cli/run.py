@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import Any
 
+from pytest_containers.cli import attach
 from pytest_containers.errors import SpecError
 from pytest_containers.spec import Bind, ContainerSpec
 
@@ -21,6 +22,8 @@ def add_commands(commands: Any) -> None:
         "(125: no container could be started; 126, 127: its program). What it wrote is dropped, "
         "unless --commit keeps it.",
     )
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass our input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
     parser.add_argument("-p", "--port", action="append", default=[], metavar="[HOST:]PORT[/udp]")
     parser.add_argument("-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]")
@@ -41,12 +44,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it, copy its output to ours and return its exit code."""
     from pytest_containers.engines.native import Engine
 
-    with Engine() as engine, engine.run(_spec(arguments), wait_ready=False) as container:
+    stdin, tty = arguments.interactive, arguments.tty
+    if stdin and tty and not attach.is_terminal():
+        raise SpecError("run -i -t: standard input is not a terminal; leave -t away")
+    with (
+        Engine() as engine,
+        engine.begin(_spec(arguments), attach="all" if stdin else "output") as container,
+    ):
+        container.started()
         for port in container.spec.parsed_ports:
             host, number = container.address(port.number, port.protocol)
             print(f"{port} is at {host}:{number}", file=sys.stderr)
-        for _, stream, data in container.follow():
-            _write(stream, data)
+        if tty:
+            attach.terminal(container.streams[0], stdin=stdin)
+        else:
+            attach.pipes(container.streams, stdin=stdin)
         code = container.wait()
         if arguments.commit is not None and code == 0:
             container.commit(arguments.commit, message=shlex.join(container.command))
@@ -66,6 +78,7 @@ def _spec(arguments: argparse.Namespace) -> ContainerSpec:
         mounts=[_bind(item) for item in arguments.volume],
         init=arguments.init,
         read_only=arguments.read_only,
+        tty=arguments.tty,
     )
 
 
@@ -83,9 +96,3 @@ def _bind(item: str) -> Bind:
             return Bind(source, target, read_only=True)
         case _:
             raise SpecError(f"volume {item!r} is not understood; write SOURCE:TARGET[:ro]")
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

@@ -887,7 +887,7 @@ def test_a_program_that_is_not_there(build: Build) -> None:
 
 
 def test_a_failed_step_may_be_kept(build: Build, builder: pc.Engine) -> None:
-    with pytest.raises(pc.DockerfileError, match="pytest-containers run failed:1 ls"):
+    with pytest.raises(pc.DockerfileError, match="run -it failed:1 /bin/sh"):
         build("FROM base:1\nRUN echo here > /trace; false\n", keep_failed="failed:1")
     assert shell(builder, builder.image("failed:1"), "cat /trace") == "here\n"
 

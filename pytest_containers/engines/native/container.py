@@ -46,6 +46,9 @@ class Container:
         spec: What it was made from.
         image: The image.
         command: Entrypoint and arguments.
+        streams: Of one that was begun attached (see `Engine.begin`): descriptors of its standard
+            input (if it has one), output and error output, or of its terminal. They are the
+            caller's.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Container:
         self.image = image
         self.command: Sequence[str] = command
         self.id: str = ""
+        self.streams: Sequence[int] = ()
         self._engine = engine
         self._network = network
         self._config = configs.text_of(config)
@@ -85,7 +89,6 @@ class Container:
         network: Network | None,
         *,
         numbered: bool,
-        poke: Mapping[str, Any] | None = None,
         mounts: Sequence[Mapping[str, Any]] = (),
         **more: Any,
     ) -> Container:
@@ -93,13 +96,10 @@ class Container:
 
         Args:
             numbered: Whether nobody chose the name.
-            poke: See `Engine.begin`.
             mounts: More than the spec has, as an OCI config has them.
             **more: Fields of the request (`runtime.supervisor.start.Start`).
         """
         made = cls.described(engine, spec, image, name, network, numbered=numbered, mounts=mounts)
-        if poke is not None:
-            more["poke"] = dict(poke)
         made._starting = engine.client.start("run", blob=made._config, **made._request, **more)
         return made
 
@@ -153,10 +153,11 @@ class Container:
         if starting is None:
             return
         try:
-            self._answer = self._engine.client.receive(starting).body["ok"]
+            frame = self._engine.client.receive(starting)
         except BaseException:
             self._removed = True
             raise
+        self._answer, self.streams = frame.body["ok"], frame.fds
         self.id = self._answer["id"]
 
     @property

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_containers.engines.native.container import Container
 from pytest_containers.engines.native.inside import RunInside
@@ -337,12 +337,15 @@ class Engine:
         name: str | None = None,
         network: Network | None = None,
         poke: Mapping[str, Any] | None = None,
+        attach: Literal["", "output", "all"] = "",
     ) -> Container:
         """Begin to start a container, as `run` does; `Container.started` tells how that went.
 
         Args:
             poke: ``text``, ``port``, ``data`` (base64): when the text is in its output, the run
                 says that on the port, as a program in the container would.
+            attach: ``"output"``: what it writes goes to `Container.streams` and into no log;
+                ``"all"``: it has a standard input there, too.
 
         Raises:
             SpecError, ImageError: See `run`.
@@ -351,7 +354,7 @@ class Engine:
         found = self.image(spec.image)
         chosen = name or f"container-{next(self._names)}"
         container = Container.start(
-            self, spec, found, chosen, network, numbered=name is None, poke=poke
+            self, spec, found, chosen, network, numbered=name is None, poke=poke, attach=attach
         )
         self._containers.add(container)
         return container

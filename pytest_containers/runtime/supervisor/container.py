@@ -50,6 +50,8 @@ class Wanted(NamedTuple):
             has an `init`.
         resolv: Its resolv.conf, if it reaches a name server.
         hosts: More lines for its hosts file.
+        attach: Whose streams go to the client instead of the log: ``output`` or ``all`` (with a
+            standard input); empty for none.
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Wanted(NamedTuple):
     egress: str = ""
     resolv: bytes = b""
     hosts: bytes = b""
+    attach: str = ""
 
 
 class Container:
@@ -115,6 +118,7 @@ class Container:
         self._program: Program | None = None
         self._released = False
         self._egress: Egress | None = None
+        self._attached: Streams | None = None
 
     @property
     def entry(self) -> names.Entry:
@@ -168,7 +172,7 @@ class Container:
             fds["devpts"] = devpts
             streams = Streams.terminal(ptmx, owner)
         else:
-            streams = Streams.pipes(server.null_fd, owner, stdin=False)
+            streams = Streams.pipes(server.null_fd, owner, stdin=wanted.attach == "all")
         etc = self.rootfs.take_etc()
         try:
             fds.update(zip((f"etc:{name}" for name in OWN_FILES), etc, strict=True))
@@ -206,9 +210,12 @@ class Container:
     def _adopt(self, child: Any, streams: Streams, started: Callable[[Fault | None], None]) -> None:
         streams.close_inner()
         terminal = streams.outer[2] < 0
-        self.log.add(streams.outer[1], 1, terminal=terminal)
-        if not terminal:
-            self.log.add(streams.outer[2], 2)
+        if self._wanted.attach:
+            self._attached = streams
+        else:
+            self.log.add(streams.outer[1], 1, terminal=terminal)
+            if not terminal:
+                self.log.add(streams.outer[2], 2)
 
         def on_status(failure: Failure | None) -> None:
             if failure is None:
@@ -259,6 +266,21 @@ class Container:
             self._adopt(child, streams, started)
 
     # ---------------------------------------------------------------- life
+
+    def hand_over(self, give: Callable[[tuple[int, ...]], None]) -> None:
+        """Call `give` with the outer ends of its streams, if it is attached; they are closed then.
+
+        A pipe or a terminal that only the client reads holds the program back when the client is
+        slow, where a log would forget.
+        """
+        streams, self._attached = self._attached, None
+        if streams is None:
+            give(())
+            return
+        try:
+            give(tuple(fd for fd in streams.outer if fd >= 0))
+        finally:
+            streams.close()
 
     def signal(self, signum: int) -> None:
         """Send a signal to its program."""
@@ -397,6 +419,7 @@ class Container:
         # process and not by this one.
         self._close_hosts()
         self._close_egress()
+        self.hand_over(lambda fds: None)  # a failed start: nobody took them
         self.rootfs.close()
         alive = [p for p in (self.main, self._reaper) if p is not None and p.exit_code is None]
         for process in alive:

@@ -27,16 +27,17 @@ class Start:
     Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``, ``network`` (id or
     null), ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
     ``scratch_size_bytes``, ``ports`` [[number, protocol, host port or null]], ``host_ports``
-    [number], ``egress`` (a program), ``resolv`` and ``hosts`` (of `Wanted`; may all be missing),
-    ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has more
-    words than the config's one (plans are kept by the config's text, so that other arguments are no
-    other plan). The blob is the OCI config, in which a mount of type ``bind`` names a path of the
-    host (whose files have ids of containers already with the option ``mapped``), one of type
-    ``volume`` a volume (or a file of it, ``name=…``), and one of type ``image`` an image (or what
-    is at ``path=…`` in it; without ``ro`` what is written to it is dropped).
+    [number], ``egress`` (a program), ``resolv``, ``hosts`` and ``attach`` (of `Wanted`; they may
+    all be missing), ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has
+    more words than the config's one (plans are kept by the config's text, so that other arguments
+    are no other plan). The blob is the OCI config, in which a mount of type ``bind`` names a path
+    of the host (whose files have ids of containers already with the option ``mapped``), one of
+    type ``volume`` a volume (or a file of it, ``name=…``), and one of type ``image`` an image (or
+    what is at ``path=…`` in it; without ``ro`` what is written to it is dropped).
 
     The answer: ``id``, ``pid``, ``ip``, ``ip6``, and ``forwards`` [[number, protocol, port of
-    127.0.0.1]].
+    127.0.0.1]]. With ``attach``, descriptors: of stdin (for ``all``), stdout and stderr, or of the
+    terminal, if it has one.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Start:
             tuple(body["names"]),
             body["init"], body["log_limit_bytes"], tuple(self._directories),
             body.get("egress", ""), body.get("resolv", "").encode(),
-            body.get("hosts", "").encode(),
+            body.get("hosts", "").encode(), body.get("attach", ""),
         )  # fmt: skip
         container = Container(
             server, server.new_id(), body["name"], self._image, wanted, rootfs,
@@ -273,16 +274,14 @@ class Start:
         if self._body.get("poke") is not None:
             Poke(self._server, container, self._body["poke"])
         port = container.port
-        self._client.finish(
-            self._number,
-            {
-                "id": container.id,
-                "pid": container.main.pid,
-                "ip": port.ip if port else "",
-                "ip6": port.ip6 if port else "",
-                "forwards": self._forwards,
-            },
-        )
+        answer = {
+            "id": container.id,
+            "pid": container.main.pid,
+            "ip": port.ip if port else "",
+            "ip6": port.ip6 if port else "",
+            "forwards": self._forwards,
+        }
+        container.hand_over(lambda fds: self._client.finish(self._number, answer, fds))
 
     def _give_up(self) -> None:
         self._given_up = True
