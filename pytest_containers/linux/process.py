@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 
@@ -128,6 +129,19 @@ def last_capability() -> int:
     """The highest capability number that this kernel knows."""
     with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
         return int(file.read())
+
+
+@functools.cache
+def ignored_signals() -> tuple[int, ...]:
+    """The numbers of the signals which this process ignored when first asked.
+
+    Beside its own choices these are Python's (SIGPIPE, SIGXFSZ), those of whoever started it
+    (SIGHUP with nohup(1), SIGINT and SIGQUIT with a shell's ``&``) and, unknown to `signal`, two
+    with which glibc's posix_spawn(3) starts every program.
+    """
+    with open("/proc/self/status", "rb") as status:
+        mask = next(int(line[7:], 16) for line in status if line.startswith(b"SigIgn:"))
+    return tuple(number for number in range(1, 65) if mask >> number - 1 & 1)
 
 
 def wait_exit(pid: int) -> int | None:

@@ -100,6 +100,18 @@ def test_a_terminal_without_ours() -> None:
     assert run("-t", "host:", "sh", "-c", "tty; echo $TERM").stdout == b"/dev/pts/0\r\nxterm\r\n"
 
 
+def test_signals_are_the_default_ones_whatever_is_ignored_here() -> None:
+    """As with nohup(1), and with ``&`` in a script."""
+    done = subprocess.run(
+        [
+            "env", "--ignore-signal=HUP,INT,QUIT,USR1",
+            *_command(["host:", "grep", "^SigIgn:", "/proc/self/status"]),
+        ],
+        capture_output=True, timeout=_TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.stdout == b"SigIgn:\t0000000000000000\n", done.stderr
+
+
 class Typist:
     """Somebody at a terminal in which the command runs."""
 
@@ -107,9 +119,11 @@ class Typist:
         self.terminal, inner = pty.openpty()
         self.resize(33, 101)
         self.before = termios.tcgetattr(self.terminal)
+        # Ctrl-C is theirs, also if the tests run where it is ignored (`pytest &` in a script).
         self.process = subprocess.Popen(
-            _command(arguments), stdin=inner, stdout=inner, stderr=inner, start_new_session=True
-        )
+            ["env", "--default-signal", *_command(arguments)],
+            stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
+        )  # fmt: skip
         os.close(inner)
         self._seen = b""
 
@@ -162,10 +176,16 @@ def test_a_shell_to_type_into(typist: type[Typist]) -> None:
 
 
 def test_keys_reach_the_program(typist: type[Typist]) -> None:
-    script = "trap 'echo caught' INT; echo up; cat; while read -r x; do echo \"got $x\"; done"
+    script = """
+        trap 'echo caught; waiting=' INT
+        waiting=1
+        echo up
+        while [ "$waiting" ]; do sleep 0.05; done
+        while read -r line; do echo "got $line"; done
+    """
     user = typist("-it", "host:", "sh", "-c", script)
     user.see("up\r\n")
-    user.type("\x03")  # Ctrl-C ends cat, and the shell hears of it
+    user.type("\x03")  # Ctrl-C
     user.see("caught")
     user.type("more\r")
     user.see("got more")

@@ -31,7 +31,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory, engine: pc.Engine) -> None:
             # What it mounts as root is not to be seen by tests beside this one.
             *(["unshare", "--mount"] if mode == "root" else []),
             "mmdebstrap", "--quiet", f"--mode={mode}", "--variant=minbase",
-            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--aptopt=Acquire::Retries 5", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
             "bookworm", str(tar),
         ],
         check=True, stdin=subprocess.DEVNULL, timeout=400,

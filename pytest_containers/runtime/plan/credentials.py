@@ -16,6 +16,7 @@ from pytest_containers.linux.process import (
     PR_CAPBSET_DROP,
     PR_SET_NO_NEW_PRIVS,
     cap_buffers,
+    ignored_signals,
 )
 from pytest_containers.linux.program import STATUS_FD, Param, Program
 from pytest_containers.runtime.messages import FaultError
@@ -26,8 +27,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _O_CLOEXEC = 0o2000000
 _TIOCSCTTY = 0x540E
 _UNLIMITED = (1 << 64) - 1
-_IGNORED_SIGNALS = (2, 13, 25)
-"""What the supervisor ignores: SIGINT by choice of the launcher; SIGPIPE, SIGXFSZ by Python."""
 
 
 class Machine(NamedTuple):
@@ -104,7 +103,7 @@ def add_program(program: Program, process: Mapping[str, Any], user: User, machin
         header, data = cap_buffers(bounding)
         program.add("set capabilities", NR["capset"], header, data)
     # A seccomp filter goes here.
-    program.reset_signals(_IGNORED_SIGNALS)
+    program.reset_signals(ignored_signals())
     _add_execve(program, process, user)
 
 
