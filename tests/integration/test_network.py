@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from urllib.request import urlopen
 
 import pytest
+from helpers.ports import free_port
 
 import pytest_containers as pc
 
@@ -108,9 +109,7 @@ def test_the_test_reaches_a_port(engine: pc.Engine) -> None:
 
 
 def test_a_fixed_host_port(engine: pc.Engine) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
+    number = free_port()
     with engine.run("host:", SERVER, ports=[f"{number}:8000"]) as web:
         assert web.address(8000) == ("127.0.0.1", number)
         with urlopen(f"http://127.0.0.1:{number}/etc/hostname", timeout=10) as response:
@@ -122,10 +121,18 @@ def test_a_fixed_host_port(engine: pc.Engine) -> None:
         again.bind(("127.0.0.1", number))
 
 
+def test_a_host_port_is_free_when_its_container_is_gone(engine: pc.Engine) -> None:
+    number = free_port()
+    for _ in range(20):
+        engine.run("host:", SERVER, ports=[f"{number}:8000"]).remove()
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", number))
+            again.listen()
+
+
 def test_many_bytes_through_a_forwarded_port(engine: pc.Engine) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
+    number = free_port()
     script = (
         "import socket; s = socket.create_server(('', 9000)); c, _ = s.accept()\n"
         "n = 0\nwhile data := c.recv(65536): n += len(data)\n"
@@ -141,9 +148,7 @@ def test_many_bytes_through_a_forwarded_port(engine: pc.Engine) -> None:
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_udp(engine: pc.Engine, fixed: bool) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
+    number = free_port(socket.SOCK_DGRAM)
     port = f"{number}:5353/udp" if fixed else "5353/udp"
     with (
         engine.run("host:", ["python3", "-c", UDP_ECHO], ports=[port]) as container,

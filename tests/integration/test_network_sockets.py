@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import pytest
+from helpers.ports import free_port
 
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.messages import Fault
@@ -229,13 +230,6 @@ def echo_server(bench: Bench) -> tuple[str, int]:
     threading.Thread(target=serve, daemon=True).start()
     address: tuple[str, int] = server.getsockname()
     return address
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        number: int = sock.getsockname()[1]
-        return number
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -285,17 +285,23 @@ class Client:
         self.containers.pop(container.id, None)
         self.server.containers.pop(container.id, None)
         self.server.left(container)
-        self.server.close_ports(container)
         network = container.network
-        if network is None:
-            container.remove(gone)
-            return
-        network.dying += 1
+        left = 2
+
+        def one_less() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                gone()
 
         def removed() -> None:
-            network.gone()
-            gone()
+            if network is not None:
+                network.gone()
+            one_less()
 
+        if network is not None:
+            network.dying += 1
+        self.server.close_ports(container, one_less)
         container.remove(removed)
 
     def op_restart(self, number: int, body: dict[str, Any], frame: Frame) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pytest_containers.linux.reaper import open_reaper
@@ -167,15 +168,17 @@ class Server:
         """Delete a writable layer on disk."""
         self.launcher.request({"op": "scratch_remove", "path": path}, lambda frame: None)
 
-    def close_ports(self, container: Container) -> None:
-        """Stop forwarding to a container, and from it to the host."""
-        if container.forwards:
-            keys, container.forwards = container.forwards, []
-            self.launcher.request({"op": "unforward", "keys": keys}, lambda frame: None)
+    def close_ports(self, container: Container, closed: Callable[[], None]) -> None:
+        """Stop forwarding to a container, and from it to the host; calls `closed` at the end."""
         if self.host_ports is not None and container.network is not None:
             for port in container.host_ports:
                 self.host_ports.withdraw(port, container.network.network)
             container.host_ports = ()
+        if not container.forwards:
+            closed()
+            return
+        keys, container.forwards = container.forwards, []
+        self.launcher.request({"op": "unforward", "keys": keys}, lambda frame: closed())
 
     # ------------------------------------------------------------- launcher
 
