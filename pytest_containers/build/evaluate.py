@@ -23,7 +23,7 @@ from pytest_containers.build.dockerfile.expand import (
 from pytest_containers.build.dockerfile.instructions import Instruction
 from pytest_containers.build.dockerfile.parser import parse_trigger
 from pytest_containers.build.dockerfile.source import heredoc_name
-from pytest_containers.build.executor import Executor, Exited, Writing, now
+from pytest_containers.build.executor import Executor, Exited, Writing
 from pytest_containers.build.mounts import Mounts, Prepared
 from pytest_containers.build.options import PROXIES, BuildOptions
 from pytest_containers.build.progress import Progress, Shown
@@ -118,8 +118,8 @@ class Evaluator:
 
     def _note(self, created_by: str) -> None:
         """An instruction that only changes the config: it is as old as what it stands on."""
-        known = self.result.made_at if self._options.epoch is None else 0.0
-        time = known or now(self._options)
+        epoch = self._options.epoch
+        time = self.result.made_at if epoch is None else float(epoch)
         self.result.note(created_by, time, empty=True)
 
     def _shown(self, text: str) -> Shown:

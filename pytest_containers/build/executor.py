@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -283,8 +282,3 @@ def _send(pipe: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(pipe, rest) :]
-
-
-def now(options: BuildOptions) -> float:
-    """What time it is for a build."""
-    return float(options.epoch) if options.epoch is not None else time.time()

@@ -25,13 +25,15 @@ class Result:
         image: It, as it can be run; its config is older than `document` while that is changed.
         document: The config as manifests name it: ``config``, ``history``, ``rootfs`` ….
         args: Arguments that were declared, with their values.
-        made_at: When its last step was done, in seconds since the epoch.
+        made_at: When its last step was done, in seconds since the epoch; None where nobody knows,
+            for a base that does not tell and no step: the time of the build would give each
+            another id.
     """
 
     image: Image
     document: dict[str, Any]
     args: dict[str, str | None] = field(default_factory=dict)
-    made_at: float = 0.0
+    made_at: float | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -84,16 +86,15 @@ class Result:
         image_id = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
         self.image = self.image.with_layer(layer, image_id)
 
-    def note(self, created_by: str, time: float, *, empty: bool) -> None:
+    def note(self, created_by: str, time: float | None, *, empty: bool) -> None:
         """One more line of history."""
         self.made_at = time
-        entry: dict[str, Any] = {
-            "created": iso(time), "created_by": created_by, "comment": COMMENT,
-        }  # fmt: skip
+        entry: dict[str, Any] = {"created_by": created_by, "comment": COMMENT}
         if empty:
             entry["empty_layer"] = True
+        if time is not None:
+            self.document["created"] = entry["created"] = iso(time)
         self.document["history"] = [*(self.document.get("history") or []), entry]
-        self.document["created"] = entry["created"]
 
     def branch(self) -> Result:
         """A copy that goes its own way: another stage begins from it."""
@@ -110,13 +111,13 @@ def iso(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
 
 
-def seconds(text: str) -> float:
-    """Such a time in seconds since the epoch; 0 if it is not understood."""
+def seconds(text: str) -> float | None:
+    """Such a time in seconds since the epoch; None if it is not understood."""
     try:
         # Go writes nanoseconds, of which Python reads six digits from 3.11 on.
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        return 0.0
+        return None
 
 
 def scratch(variant: str = "") -> Result:

@@ -687,6 +687,21 @@ def test_history_tells_which_steps_made_layers(build: Build, builder: pc.Engine)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("base", ["base:1", "scratch"])
+def test_the_same_build_gives_the_same_image(
+    build: Build, builder: pc.Engine, files: Path, base: str
+) -> None:
+    """Also on a base that does not tell when it was made: states stand on this id."""
+    text = f"FROM {base}\nENV a=1\nCOPY a.txt /same\nCMD true\n"
+    first, second = build(text), build(text, tags=("same:1",))
+    assert (first.id, first.base_id) == (second.id, second.base_id)
+    *_, (_, made), (_, env) = [
+        (one["created_by"], one["created"]) for one in builder.images.history("same:1")[:3]
+    ]
+    assert made
+    assert not env
+
+
 def test_triggers_run_in_the_next_build(build: Build, builder: pc.Engine, files: Path) -> None:
     build("FROM base:1\nONBUILD COPY a.txt /t/\nONBUILD RUN touch /t/ran\n", tags=("trigger:1",))
     image = build("FROM trigger:1\nRUN touch /t/own\n", tags=("triggered:1",))
