@@ -49,6 +49,8 @@ class Client:
         self._reading = False
         self._lost: str | None = None
         self._facts: dict[str, Any] | None = None
+        self._refused: ContainersError | None = None
+        self._greeting = threading.Lock()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -58,12 +60,25 @@ class Client:
             UnsupportedError: This machine does not permit it; with the reason and the fix.
         """
         if self._facts is None:
-            with self._condition:
-                request = self._requests.get(0)
-            if request is None:
-                raise RunLostError(self._last_words())
-            self._facts = self.receive(request).body["ok"]
+            # There is one such answer, whoever of those that begin at once reads it.
+            with self._greeting:
+                if self._facts is None:
+                    self._facts = self._greeted()
         return self._facts
+
+    def _greeted(self) -> dict[str, Any]:
+        if self._refused is not None:
+            raise self._refused
+        with self._condition:
+            request = self._requests.get(0)
+        if request is None:
+            raise RunLostError(self._last_words())
+        try:
+            facts: dict[str, Any] = self.receive(request).body["ok"]
+        except ContainersError as error:
+            self._refused = error
+            raise
+        return facts
 
     @property
     def lost(self) -> bool:

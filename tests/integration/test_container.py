@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -281,3 +282,15 @@ def test_threads_share_an_engine(engine: pc.Engine) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_many_threads_begin_a_run() -> None:
+    """Its first answer is one, for all who wait for it."""
+    with pc.Engine() as engine, ThreadPoolExecutor(8) as pool:
+        together = threading.Barrier(8)
+
+        def begin(_: int) -> object:
+            together.wait()
+            return engine.facts["identity"]
+
+        assert len(set(pool.map(begin, range(8), timeout=60))) == 1
