@@ -7,7 +7,6 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 from pytest_containers.build import copies
@@ -372,7 +371,7 @@ class Evaluator:
     ) -> tuple[Layer | None, str]:  # fmt: skip
         mounts.make()
         shown.hide(mounts.secrets)
-        program = replace(program, mounts=[*mounts.mounts, *program.mounts])
+        program = program._replace(mounts=[*mounts.mounts, *program.mounts])
         if program.network == "default":
             line = self._executor.runtime.explain_network()
             if line:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import ExitStack
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -213,6 +212,8 @@ class Downloads:
 def _known(data: Path, record: dict[str, Any], name: str) -> Download:
     mtime = 0
     if record.get("modified"):
+        from email.utils import parsedate_to_datetime
+
         try:
             mtime = int(parsedate_to_datetime(record["modified"]).timestamp())
         except (TypeError, ValueError):

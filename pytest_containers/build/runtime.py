@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pytest_containers.build.options import Network
 from pytest_containers.images.image import Image
 
 
-@dataclass(frozen=True, slots=True)
-class ImageMount:
+class ImageMount(NamedTuple):
     """A part of an image's files; what is written to it is dropped with the step."""
 
     target: str
@@ -22,8 +20,7 @@ class ImageMount:
     read_only: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class FolderMount:
+class FolderMount(NamedTuple):
     """A directory of the store whose files have the ids of containers."""
 
     target: str
@@ -31,8 +28,7 @@ class FolderMount:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FileMount:
+class FileMount(NamedTuple):
     """A file that is only in memory."""
 
     target: str
@@ -42,16 +38,14 @@ class FileMount:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SocketMount:
+class SocketMount(NamedTuple):
     """A socket of the caller's."""
 
     target: str
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryMount:
+class MemoryMount(NamedTuple):
     """An empty file system in memory."""
 
     target: str
@@ -61,8 +55,7 @@ class MemoryMount:
 StepMount = ImageMount | FolderMount | FileMount | SocketMount | MemoryMount
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """What a RUN runs.
 
     Attributes:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pytest_containers.runtime import probe
-
 
 def add_commands(commands: Any) -> None:
     """Add `doctor` and `setup` to the subparsers."""
@@ -25,6 +23,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from pytest_containers.runtime import probe
+
     capabilities = probe.capabilities()
     width = max(len(capability.name) for capability in capabilities)
     for capability in capabilities:
@@ -44,6 +44,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _setup(arguments: argparse.Namespace) -> int:
+    from pytest_containers.runtime import probe
+
     for capability in probe.capabilities():
         if not capability.present and capability.commands:
             print(f"# {capability.name}: {capability.detail}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from pytest_containers.cli import build, doctor, images, run
 from pytest_containers.errors import ContainersError
@@ -52,5 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _version(arguments: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
     print(version("pytest-containers"))
     return 0

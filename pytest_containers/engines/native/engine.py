@@ -184,11 +184,15 @@ class Engine:
             if self._images is None:
                 self._images = Images(
                     self._home,
-                    lambda: RunInside(lambda: self.client),
+                    self._inside,
                     project=self._project,
                     **self._moving,
                 )
             return self._images
+
+    def _inside(self) -> RunInside:
+        identity = "" if self._broker is not None else self._wanted["identity"]
+        return RunInside(lambda: self.client, identity)
 
     def image(self, reference: str | Image) -> Image:
         """The image of that name, ready to be started from.

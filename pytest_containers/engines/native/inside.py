@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,14 +16,21 @@ class RunInside:
 
     Args:
         client: Gives the connection; called when it is first needed.
+        identity: How a run of this process chooses its own (`Engine`); empty if it is not asked,
+            since the run is another's.
     """
 
-    def __init__(self, client: Callable[[], Client]) -> None:
+    def __init__(self, client: Callable[[], Client], identity: str) -> None:
         self._client = client
+        self._identity = identity
 
-    @property
+    @functools.cached_property
     def id_map_class(self) -> str:
-        """See `images.Inside`."""
+        """See `images.Inside`. A run would choose the same and is not started to be asked."""
+        if self._identity and sys.platform == "linux":
+            from pytest_containers.runtime.launcher.identity import choose
+
+            return choose(self._identity).id_map_class
         name: str = self._client().facts["id_map_class"]
         return name
 
