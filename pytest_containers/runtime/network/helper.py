@@ -56,8 +56,10 @@ def main(launcher: Channel, supervisor: Channel, search_path: Sequence[str]) -> 
         search_path: Directories that may hold pyroute2.
     """
     try:
-        encoder = Encoder(codecs.load(search_path))
-        frame = launcher.receive()
+        try:
+            encoder = Encoder(codecs.load(search_path))
+        finally:
+            frame = launcher.receive()  # also without codecs: it is sent to somebody who is there
         factory, facts = _set_up(encoder, frame.fds, connect=frame.body["connect"])
     except ChannelClosed:
         raise
