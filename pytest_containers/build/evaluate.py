@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
@@ -38,6 +40,8 @@ __tracebackhide__ = hide_frames
 _PORT = re.compile(r"(?:[^/]*:)?(\d+)(?:-(\d+))?(?:/(\w+))?\Z")
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]*(?:[+-]\d+)?\Z|\d+\Z")
 _SCRIPTS = "/dev/pipes"
+_FULL = os.strerror(errno.ENOSPC)
+_HALF = "as much as half of the memory"
 _LAYERED = (i.Run, i.Copy, i.Add, i.Workdir)
 Other = Callable[[str], tuple[Image, str]]
 """The image that ``--from`` names, and what messages call it."""
@@ -320,7 +324,7 @@ class Evaluator:
         known = {name: value for name, value in args.items() if self._counts(name)}
         script, command = self._command(one)
         with ExitStack() as stack:
-            mounts = self._mounts.prepare(one, self._expand, self._graph, stack)
+            mounts = self._mounts.prepare(one, self._expand, result.workdir, stack)
             whole = {"PATH": PATH, **mounts.env, **args, **env}
             for name in PROXIES:
                 if name in self._options.args:
@@ -329,7 +333,7 @@ class Evaluator:
             program = Program(
                 command, whole, str(result.config.get("User") or ""), result.workdir,
                 network,  # type: ignore[arg-type]  # the parser has checked it
-                script,
+                script, self._options.scratch, self._options.scratch_size_bytes,
             )  # fmt: skip
             key = {
                 "kind": "run", "chain": result.chain, "args": command, "env": sorted(env.items()),
@@ -391,6 +395,12 @@ class Evaluator:
         below = [f"  {line}" for line in shown.tail]
         if below:
             below.insert(0, "Its last lines:")
+        if any(_FULL in line for line in shown.tail):
+            limit = self._options.scratch_size_bytes
+            below.append(
+                f"If that is its root: a RUN may write {f'{limit} bytes' if limit else _HALF}; "
+                "scratch and scratch_size_bytes (--scratch, --scratch-size) set another limit."
+            )
         if self._options.keep_failed:
             below.append(self._failed(result, exited.kept))
         error = self._graph.error(

@@ -16,7 +16,7 @@ from pytest_containers.build.context import Context
 from pytest_containers.build.copies import Collected
 from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.executor import TAKE, WRITE, Executor
-from pytest_containers.build.options import BuildOptions
+from pytest_containers.build.options import BuildOptions, size_of
 from pytest_containers.build.result import Result, scratch
 from pytest_containers.build.runtime import (
     FileMount,
@@ -34,7 +34,6 @@ from pytest_containers.images.store import storing
 _SECRETS = "/run/secrets"
 _CONTEXT = "/context"
 _AGENT = "/run/buildkit/ssh_agent"
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 Expand = Callable[[str], str]
 
 
@@ -77,10 +76,11 @@ class Mounts:
         self._other = other
         self._options = options
 
-    def prepare(self, run: i.Run, expand: Expand, graph: Any, stack: ExitStack) -> Prepared:
+    def prepare(self, run: i.Run, expand: Expand, workdir: str, stack: ExitStack) -> Prepared:
         """What a RUN mounts.
 
         Args:
+            workdir: Where targets begin that are not absolute.
             stack: Ends what lasts as long as the RUN.
 
         Raises:
@@ -89,23 +89,25 @@ class Mounts:
         prepared = Prepared([], {}, [], [], [])
         agents = 0
         for mount in run.mounts:
+            target = expand(mount.target)
+            if target:
+                target = posixpath.normpath(posixpath.join(workdir, target))
             if mount.type == "bind":
-                self._bind(mount, expand, prepared)
+                self._bind(mount, target, expand, prepared)
             elif mount.type == "cache":
-                self._cache(mount, expand, prepared, stack)
+                self._cache(mount, target, expand, prepared, stack)
             elif mount.type == "tmpfs":
-                target, size = expand(mount.target), expand(mount.size)
-                prepared.mounts.append(MemoryMount(target, _bytes(size) if size else None))
+                size = expand(mount.size)
+                prepared.mounts.append(MemoryMount(target, _size(size)))
                 prepared.facts.append(["tmpfs", target, size])
             elif mount.type == "secret":
-                self._secret(mount, expand, prepared)
+                self._secret(mount, target, expand, prepared)
             else:
-                self._ssh(mount, expand, prepared, agents)
+                self._ssh(mount, target, expand, prepared, agents)
                 agents += 1
         return prepared
 
-    def _bind(self, mount: i.Mount, expand: Expand, prepared: Prepared) -> None:
-        target = expand(mount.target)
+    def _bind(self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared) -> None:
         source = posixpath.normpath("/" + (expand(mount.source) or "/"))
         read_only = mount.read_only is not False
         if mount.from_:
@@ -147,22 +149,23 @@ class Mounts:
         empty.add_layer(layer)
         return empty.image, empty.chain, f"{_CONTEXT}/{name}"
 
-    def _cache(self, mount: i.Mount, expand: Expand, prepared: Prepared, stack: ExitStack) -> None:
-        target = expand(mount.target)
-        name = expand(mount.id) or posixpath.normpath(target)
+    def _cache(
+        self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared, stack: ExitStack
+    ) -> None:
+        name = expand(mount.id) or target
         mode, uid, gid = _octal(expand(mount.mode), 0o755), *_ids(mount, expand)
         image = self._other(mount.from_)[0] if mount.from_ else None
         source = expand(mount.source)
         prepared.facts.append(["cache", target, name, mount.read_only is True])
         library = self._executor.library
         text = json.dumps([name, mode, uid, gid, mount.from_, source])
-        key = hashlib.sha256(text.encode()).hexdigest()
+        key = hashlib.sha256(text.encode()).hexdigest()[:40]
 
         def make() -> None:
             number = 0
             while True:
                 path = _cache_path(library, f"{key}-{number}" if number else key)
-                lock = library.store.lock(f"cache-{path.parent.name[:60]}-{path.name[:44]}")
+                lock = library.store.lock(f"cache-{path.parent.name[:60]}-{path.name}")
                 if mount.sharing == "locked":
                     stack.enter_context(lock)
                 elif mount.sharing == "private" and not _try(lock, stack):
@@ -183,7 +186,7 @@ class Mounts:
         library = self._executor.library
         if (path / "tree").is_dir():
             return
-        with library.store.lock(f"caches-{path.name[:44]}"):
+        with library.store.lock(f"caches-{path.name}"):
             if (path / "tree").is_dir():
                 return
             items: list[dict[str, Any]] = []
@@ -211,10 +214,10 @@ class Mounts:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 temp.commit(path)
 
-    def _secret(self, mount: i.Mount, expand: Expand, prepared: Prepared) -> None:
-        name = expand(mount.id) or posixpath.basename(expand(mount.source) or expand(mount.target))
+    def _secret(self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared) -> None:
+        name = expand(mount.id) or posixpath.basename(expand(mount.source) or target)
         env = expand(mount.env)
-        target = expand(mount.target) or ("" if env else f"{_SECRETS}/{name}")
+        target = target or ("" if env else f"{_SECRETS}/{name}")
         prepared.facts.append(["secret", name, target, env])
         given = self._options.secrets.get(name)
         if given is None:
@@ -236,9 +239,11 @@ class Mounts:
             mode = _octal(expand(mount.mode), 0o400)
             prepared.mounts.append(FileMount(target, data, mode, uid, gid))
 
-    def _ssh(self, mount: i.Mount, expand: Expand, prepared: Prepared, number: int) -> None:
+    def _ssh(
+        self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared, number: int
+    ) -> None:
         name = expand(mount.id) or "default"
-        target = expand(mount.target) or f"{_AGENT}.{number}"
+        target = target or f"{_AGENT}.{number}"
         prepared.facts.append(["ssh", name, target])
         socket = self._options.ssh.get(name)
         if socket is None:
@@ -300,9 +305,8 @@ def _octal(text: str, default: int) -> int:
         raise BuildError(f"--mount: mode={text}: expected an octal number") from None
 
 
-def _bytes(text: str) -> int:
-    digits = text.rstrip("bBkKmMgGtTi")
-    unit = text[len(digits) :].lower().replace("i", "").removesuffix("b")
-    if not digits.isdigit() or unit not in _UNITS:
-        raise BuildError(f"--mount: size={text}: expected a number of bytes as 64m")
-    return int(digits) * _UNITS[unit]
+def _size(text: str) -> int | None:
+    try:
+        return size_of(text) if text else None
+    except ValueError as error:
+        raise BuildError(f"--mount: size: {error}") from None

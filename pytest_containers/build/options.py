@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 Network = Literal["default", "none", "host"]
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 PROXIES = (
     "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy",
     "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy",
@@ -31,6 +32,7 @@ class BuildOptions:
         no_cache: Do every step again.
         pull: Ask registries whether base images are still what they were.
         keep_failed: A name under which a failed step's files are kept; empty keeps nothing.
+        scratch, scratch_size_bytes: What a RUN may write and where, as `ContainerSpec` has them.
         epoch: What time it is, in seconds (``SOURCE_DATE_EPOCH``); None is the time it is.
     """
 
@@ -44,6 +46,8 @@ class BuildOptions:
     no_cache: bool = False
     pull: bool = False
     keep_failed: str = ""
+    scratch: Literal["tmpfs", "disk"] = "tmpfs"
+    scratch_size_bytes: int | None = None
     epoch: int | None = None
 
     @property
@@ -56,3 +60,16 @@ def epoch_of(environ: Mapping[str, str] = os.environ) -> int | None:
     """``SOURCE_DATE_EPOCH`` of the environment, if it is a number."""
     text = environ.get("SOURCE_DATE_EPOCH", "")
     return int(text) if text.isdigit() else None
+
+
+def size_of(text: str) -> int:
+    """``64m`` in bytes, as Docker reads sizes of memory.
+
+    Raises:
+        ValueError: It is no size.
+    """
+    digits = text.rstrip("bBkKmMgGtTi")
+    unit = text[len(digits) :].lower().replace("i", "").removesuffix("b")
+    if not digits.isdigit() or unit not in _SIZES:
+        raise ValueError(f"{text!r} is not a size: expected a number of bytes, as 64m")
+    return int(digits) * _SIZES[unit]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pytest_containers.build.options import Network
 from pytest_containers.images.image import Image
@@ -61,7 +61,7 @@ class Program(NamedTuple):
     Attributes:
         args: The command line.
         env: All of its environment.
-        user: As `ContainerSpec.user`.
+        user, scratch, scratch_size_bytes: As those of `ContainerSpec`.
     """
 
     args: Sequence[str]
@@ -70,6 +70,8 @@ class Program(NamedTuple):
     workdir: str
     network: Network
     mounts: Sequence[StepMount] = ()
+    scratch: Literal["tmpfs", "disk"] = "tmpfs"
+    scratch_size_bytes: int | None = None
 
 
 class Process(Protocol):

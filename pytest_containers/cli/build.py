@@ -44,6 +44,11 @@ def add_commands(commands: Any) -> None:
         "--keep-failed", nargs="?", const=_FAILED_NAME, default="", metavar="NAME",
         help=f"keep a failed step's files as an image (default: {_FAILED_NAME})",
     )  # fmt: skip
+    add("--scratch", choices=("tmpfs", "disk"), default="tmpfs", help="where RUN writes (tmpfs)")
+    add(
+        "--scratch-size", metavar="SIZE",
+        help="how much a RUN may write, as 500m (default on tmpfs: half of the memory)",
+    )  # fmt: skip
     add("--iidfile", metavar="PATH", help="write the image's id to a file")
     add("-q", "--quiet", action="store_true", help="show only the id")
     parser.set_defaults(handler=_build)
@@ -62,6 +67,7 @@ def _build(arguments: argparse.Namespace) -> int:
         ssh=dict(_agent(item) for item in arguments.ssh),
         network=arguments.network, platform=arguments.platform, pull=arguments.pull,
         no_cache=arguments.no_cache, keep_failed=arguments.keep_failed, epoch=epoch_of(),
+        scratch=arguments.scratch, scratch_size_bytes=_size(arguments.scratch_size),
     )  # fmt: skip
     display = None if arguments.quiet else Plain(sys.stderr)
     file = None if arguments.file is None else Path(arguments.file).absolute()
@@ -74,6 +80,15 @@ def _build(arguments: argparse.Namespace) -> int:
         Path(arguments.iidfile).write_text(image.id)
     print(image.id)
     return 0
+
+
+def _size(text: str | None) -> int | None:
+    from pytest_containers.build.options import size_of
+
+    try:
+        return None if text is None else size_of(text)
+    except ValueError as error:
+        raise SettingsError(f"--scratch-size: {error}") from None
 
 
 def _argument(item: str) -> tuple[str, str]:

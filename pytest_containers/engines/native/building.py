@@ -91,6 +91,7 @@ class BuildRuntime:
             image, list(program.args), entrypoint=(), env=program.env, user=program.user or None,
             workdir=program.workdir, mounts=[_mount(one) for one in own], network=False, init=True,
             log_limit_bytes=_LOG_BYTES, rlimits={"nproc": _MAX_PROCESSES},
+            scratch=program.scratch, scratch_size_bytes=program.scratch_size_bytes,
         )  # fmt: skip
         with ExitStack() as stack:
             mounts = _handed(engine, program.mounts, stack)
