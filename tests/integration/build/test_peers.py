@@ -17,7 +17,7 @@ import pytest_containers as pc
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs("root", "docker-registry")]
 
-STYLES = Path(__file__).parents[1] / "dockerfiles"
+STYLES = Path(__file__).parents[2] / "dockerfiles"
 PROGRAMS = (
     "ls", "cat", "id", "mkdir", "touch", "stat", "ln", "find", "env", "rm", "cp", "chmod", "chown",
     "sort", "sha256sum", "xargs", "true", "false", "test", "readlink", "dirname",

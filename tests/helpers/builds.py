@@ -1,0 +1,41 @@
+"""Builds in tests: how they go, and what is in their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest_containers as pc
+from helpers.layouts import output
+from pytest_containers.build.progress import Display
+
+Build = Callable[..., pc.Image]
+PATH = "/usr/bin:/bin"
+
+
+class Lines(Display):
+    """Collects what is shown."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def done(self) -> list[str]:
+        """Titles of the steps that were done and not found."""
+        titles, ended = {}, {}
+        for line in self.text.splitlines():
+            number, _, rest = line.partition(" ")
+            titles.setdefault(number, rest)
+            if rest == "CACHED" or rest.startswith("DONE"):
+                ended[number] = rest
+        layered = {number: title for number, title in titles.items() if "FROM" not in title}
+        return [
+            title.partition("] ")[2]
+            for number, title in layered.items()
+            if ended.get(number, "").startswith("DONE")
+        ]
+
+
+def shell(engine: pc.Engine, image: pc.Image, script: str) -> str:
+    return output(engine, image, script)  # type: ignore[arg-type]  # an image is one too

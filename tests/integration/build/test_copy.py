@@ -1,0 +1,342 @@
+"""COPY and ADD: what is found, and what becomes of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.builds import PATH, Build, shell
+from helpers.layouts import Layout
+
+import pytest_containers as pc
+
+
+def tree_of(engine: pc.Engine, image: pc.Image, path: str) -> list[str]:
+    script = f"cd {path}; find . -exec stat -c '%n %F %a' '{{}}' ';'"
+    return sorted(shell(engine, image, script).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("copy", "expected"),
+    [
+        ("a.txt /x", ["./x regular file 640"]),
+        ("a.txt /x/", ["./x directory 755", "./x/a.txt regular file 640"]),
+        ("a.txt .", ["./a.txt regular file 640"]),
+        ("a.txt /there", ["./there directory 755", "./there/a.txt regular file 640"]),
+        ("*.txt /x/", ["./x directory 755", "./x/a.txt regular file 640",
+                       "./x/b.txt regular file 644"]),
+        ("dir /x", ["./x directory 755", "./x/link symbolic link 777", "./x/sub directory 755",
+                    "./x/sub/c regular file 644"]),
+        ("to-dir/sub /x", ["./x directory 755", "./x/c regular file 644"]),
+        ("--chmod=700 dir/sub /x", ["./x directory 755", "./x/c regular file 700"]),
+        ("--chmod=u=rwX,go= a.txt /x", ["./x regular file 600"]),
+        ("--exclude=*.txt . /x", None),
+        ("--parents dir/sub/c a.txt /x/", ["./x directory 755", "./x/a.txt regular file 640",
+                                           "./x/dir directory 755", "./x/dir/sub directory 755",
+                                           "./x/dir/sub/c regular file 644"]),
+        ("--parents dir/./sub/c /x/", ["./x directory 755", "./x/sub directory 755",
+                                       "./x/sub/c regular file 644"]),
+        ("--link a.txt /x", ["./x regular file 640"]),
+    ],
+)  # fmt: skip
+def test_copy(
+    build: Build, builder: pc.Engine, files: Path, copy: str, expected: list[str] | None
+) -> None:
+    for path in files.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name != "a.txt":
+            path.chmod(0o644)
+    (files / "dir" / "sub").chmod(0o755)
+    image = build(f"FROM base:1\nWORKDIR /w/there\nWORKDIR /w\nCOPY {copy.replace(' /', ' /w/')}\n")
+    found = [line for line in tree_of(builder, image, "/w") if line != ". directory 755"]
+    if expected is None:
+        assert not any("txt" in line for line in found)
+        assert "./x/dir/sub/c regular file 644" in found
+        return
+    if not any("there" in line for line in expected):
+        found.remove("./there directory 755")
+    assert found == expected
+
+
+def test_copy_keeps_links_and_bytes(build: Build, builder: pc.Engine, files: Path) -> None:
+    (files / "big").write_bytes(os.urandom(5_000_000))
+    image = build("FROM base:1\nCOPY dir big /x/\n")
+    with builder.run(image, ["sleep", "100"]) as container:
+        assert container.read_bytes("/x/big") == (files / "big").read_bytes()
+        assert container.read_text("/x/link") == "c\n"
+
+
+def test_a_context_of_many_directories(build: Build, builder: pc.Engine, context: Path) -> None:
+    """More than a process may have open."""
+    for number in range(1500):
+        (context / "many" / str(number) / "inner").mkdir(parents=True)
+        (context / "many" / str(number) / "inner" / "f").write_text("x")
+    image = build("FROM base:1\nCOPY many /many\n")
+    script = "find /many -type f | while read -r f; do echo; done"
+    assert len(shell(builder, image, script)) == 1500
+
+
+@pytest.mark.needs("id range")
+@pytest.mark.parametrize(
+    ("chown", "expected"),
+    [("app", "7:8"), ("app:staff", "7:9"), ("5", "5:5"), ("5:app", "5:8"), ("$U:$U", "3:3")],
+)
+def test_chown(build: Build, builder: pc.Engine, files: Path, chown: str, expected: str) -> None:
+    image = build(f"FROM base:1\nARG U=3\nCOPY --chown={chown} dir /new/x\n")
+    script = "stat -c %u:%g /new/x/link /new/x /new /"
+    assert shell(builder, image, script).split() == [expected, expected, expected, "0:0"]
+
+
+def test_without_subordinate_ids_there_is_only_root(
+    base_layer: bytes, tmp_path: Path, context: Path
+) -> None:
+    (context / "a").write_text("x")
+    Layout(tmp_path / "layout").image([base_layer], {"Env": [f"PATH={PATH}"]})
+    with pc.Engine(home=tmp_path / "store", identity="single") as engine:
+        engine.images.load(tmp_path / "layout", name="base:1")
+        (context / "Dockerfile").write_text("FROM base:1\nCOPY a /x\nRUN cat /x > /y\n")
+        assert shell(engine, engine.build(context), "cat /y") == "x"
+        (context / "Dockerfile").write_text("FROM base:1\nCOPY --chown=7 a /x\n")
+        with pytest.raises(pc.DockerfileError, match="owner 7:7: this account has no subordinate"):
+            engine.build(context)
+
+
+@pytest.mark.needs("id range")
+def test_copy_from_a_stage_keeps_owners(build: Build, builder: pc.Engine) -> None:
+    image = build(
+        """\
+        FROM base:1 AS made
+        RUN mkdir -p /d/e && touch /d/f && ln /d/f /d/g && ln -s f /d/h
+        USER app
+        RUN --mount=type=tmpfs,target=/tmp true
+        USER root
+        COPY --chown=app a.txt /d/e/
+        FROM base:1
+        COPY --from=made /d /x/
+        COPY --from=0 --chown=5 /d/f /y
+        COPY --from=made /d/*f /z/
+        """.replace(
+            "COPY --chown=app a.txt /d/e/", "COPY --chown=app <<a /d/e/\n        1\n        a"
+        )
+    )
+    script = "stat -c %n:%u:%g:%h /x/e/a /x/f /x/g /y /z/f; ls -l /x/h"
+    found = shell(builder, image, script)
+    assert found.startswith("/x/e/a:7:8:1\n/x/f:0:0:2\n/x/g:0:0:2\n/y:5:5:1\n/z/f:0:0:1\n")
+    assert "/x/h -> f" in found
+
+
+def test_copy_from_an_image(build: Build, builder: pc.Engine) -> None:
+    image = build("FROM scratch\nCOPY --from=base:1 / /\n")
+    assert shell(builder, image, "cat /etc/group").startswith("root:x:0:\n")
+
+
+def test_links_of_the_image_are_followed_inside_it(
+    build: Build, builder: pc.Engine, files: Path
+) -> None:
+    image = build("""\
+        FROM base:1
+        RUN mkdir /real && ln -s /real /absolute && ln -s ../../../real /dots && ln -s real /r
+        COPY a.txt /absolute/
+        COPY a.txt /dots/b.txt
+        COPY dir /r
+        """)
+    assert shell(builder, image, "ls /real") == "a.txt\nb.txt\nlink\nsub\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("COPY nothing /x", "there is no 'nothing' in the context"),
+        ("COPY a.tx /x", "did you mean 'a.txt'?"),
+        ("COPY *.c /x/", "'\\*.c' matches nothing"),
+        ("COPY ../a /x", "leads out of the context"),
+        ("COPY left-out /x", ".dockerignore excludes it"),
+        ("COPY a.txt b.txt /x", "several sources need a directory as destination: write /x/"),
+        ("COPY --chmod=x a.txt /x", "'x' is not a mode"),
+        ("COPY --chown=nobody-here a.txt /x", "user 'nobody-here' is not in"),
+        ("COPY --from=base:1 /no /x", "there is no 'no' in image base:1"),
+        ("COPY --from=no-such:1 /no /x", "no-such:1"),
+        ("COPY dir /bin/sh", "/bin/sh of the image is not a directory"),
+        ("RUN --mount=source=no,target=/x true", "there is no 'no' in the context"),
+        ("EXPOSE x", "'x' is not a port"),
+        ("STOPSIGNAL a-b", "is not a signal"),
+        ("ENV a=${b:?needed}", "b: needed"),
+        ("RUN --security=insecure true", "--security=insecure is not possible"),
+    ],
+)
+def test_what_is_not_there(build: Build, files: Path, text: str, message: str) -> None:
+    (files / "left-out").write_text("x")
+    (files / ".dockerignore").write_text("left-out\n")
+    with pytest.raises(pc.DockerfileError, match=message) as caught:
+        build(f"FROM base:1\nRUN true\n{text}\n")
+    assert caught.value.line == 3
+    assert f"  3 | {text}\n" in caught.value.message
+
+
+def test_a_link_out_of_the_context_is_a_link(build: Build, files: Path) -> None:
+    (files / "out").symlink_to("/etc/passwd")
+    (files / "up").symlink_to("../../..")
+    with pytest.raises(pc.BuildError, match="there is no 'out/x'|there is no 'etc/passwd'|'out'"):
+        build("FROM base:1\nCOPY out /x\n")
+    build("FROM base:1\nCOPY up/dir /x\n")  # as if the context were the root
+
+
+def test_a_file_that_changes_while_it_is_read(build: Build, files: Path) -> None:
+    big = files / "big"
+    big.write_bytes(bytes(60_000_000))
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            with big.open("r+b") as file:
+                file.write(os.urandom(8))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        with pytest.raises(
+            pc.BuildError, match="'big' of the context .* changed while it was read"
+        ):
+            build("FROM base:1\nCOPY big /x\n")
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz"])
+def test_add_unpacks(build: Build, builder: pc.Engine, context: Path, suffix: str) -> None:
+    mode: Any = f"w:{suffix.lstrip('.')}" if suffix else "w"
+    with tarfile.open(context / f"a.tar{suffix}", mode) as tar:
+        for name, kind, target in (
+            ("d", tarfile.DIRTYPE, ""), ("d/f", tarfile.REGTYPE, ""),
+            ("d/l", tarfile.SYMTYPE, "f"), ("d/h", tarfile.LNKTYPE, "d/f"),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode = kind, target, 0o755
+            info.size = 2 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(b"x\n") if info.size else None)
+    image = build(f"FROM base:1\nADD a.tar{suffix} /x\nADD --unpack=false a.tar{suffix} /y/\n")
+    assert shell(builder, image, "cat /x/d/l /x/d/h; stat -c %h /x/d/f; ls /y") == (
+        f"x\nx\n2\na.tar{suffix}\n"
+    )
+
+
+def test_an_archive_does_not_leave_the_image(
+    build: Build, builder: pc.Engine, context: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o777)
+    with tarfile.open(context / "a.tar", "w") as tar:
+        link = tarfile.TarInfo("l")
+        link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(link)
+        inner = tarfile.TarInfo("l/evil")
+        inner.size = 1
+        tar.addfile(inner, io.BytesIO(b"x"))
+    image = build("FROM base:1\nADD a.tar /\n")
+    assert list(outside.iterdir()) == []
+    assert shell(builder, image, f"cat {outside}/evil") == "x"
+    with tarfile.open(context / "a.tar", "w") as tar:
+        up = tarfile.TarInfo("../../evil")
+        tar.addfile(up)
+    with pytest.raises(pc.BuildError, match="which leads out of it"):
+        build("FROM base:1\nADD a.tar /\n")
+
+
+def test_add_from_addresses(build: Build, builder: pc.Engine, tmp_path: Path) -> None:
+
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "file.txt").write_text("served\n")
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("If-Modified-Since")))
+            super().do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(served))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/file.txt"
+    digest = f"sha256:{hashlib.sha256(b'served' + bytes([10])).hexdigest()}"
+    try:
+        image = build(f"FROM base:1\nADD {address} /x/\nADD --chmod=644 {address} /y\n")
+        assert shell(builder, image, "cat /x/file.txt /y; stat -c %a /x/file.txt /y") == (
+            "served\nserved\n600\n644\n"
+        )
+        assert asked[0][1] is None
+        assert asked[1][1] is not None  # asked whether it changed
+        count = len(asked)
+        build(f"FROM base:1\nADD --checksum={digest} {address} /z\n")
+        assert len(asked) == count  # known by its digest
+        with pytest.raises(pc.BuildError, match="has the digest .* it is not used"):
+            build(f"FROM base:1\nADD --checksum=sha256:{'0' * 64} {address} /z\n")
+        with pytest.raises(pc.BuildError, match="the server answered 404"):
+            build(f"FROM base:1\nADD {address}x /z\n")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_add_from_git(
+    build: Build, builder: pc.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "repository.git"
+    work = tmp_path / "work"
+    (work / "sub").mkdir(parents=True)
+    (work / "sub" / "file").write_text("of git\n")
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (
+        ["git", "init", "-q", "-b", "main", str(work)], ["git", "-C", str(work), "add", "."],
+        ["git", "-C", str(work), *who, "commit", "-q", "-m", "x"],
+        ["git", "clone", "-q", "--bare", str(work), str(bare)],
+    ):  # fmt: skip
+        subprocess.run(command, check=True)
+    # The addresses that ADD knows are all of other machines; git is told where that one is.
+    config = tmp_path / "gitconfig"
+    config.write_text(f'[url "file://{bare}"]\n  insteadOf = https://example.org/r.git\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    image = build("""\
+        FROM base:1
+        ADD https://example.org/r.git#main:sub /a/
+        ADD --keep-git-dir=true https://example.org/r.git /b
+        """)
+    assert shell(builder, image, "cat /a/file /b/sub/file; ls /a; ls -d /b/.git") == (
+        "of git\nof git\nfile\n/b/.git\n"
+    )
+    with pytest.raises(pc.BuildError, match="git failed"):
+        build("FROM base:1\nADD https://example.org/r.git#no-such-branch /a/\n")
+
+
+def test_a_dockerfile_may_have_an_ignore_file_of_its_own(
+    builder: pc.Engine, context: Path, files: Path
+) -> None:
+    (context / "special.Dockerfile").write_text("FROM base:1\nCOPY . /x\n")
+    (context / "special.Dockerfile.dockerignore").write_text(
+        "\ufeff# the other is not read\n\n*\n!/dir\n**/link\n"
+    )
+    (context / ".dockerignore").write_text("dir\n")
+    image = builder.build(context, dockerfile="special.Dockerfile")
+    assert shell(builder, image, "cd /x; find . -type f -o -type l") == "./dir/sub/c\n"
+
+
+def test_owners_and_modes_of_bound_and_linked_copies(
+    build: Build, builder: pc.Engine, files: Path
+) -> None:
+    (files / "a.txt").chmod(0o4755)
+    (files / "dir" / "sub" / "c").chmod(0o600)
+    image = build("FROM base:1\nCOPY a.txt /x\nCOPY --link --chmod=a+r dir /l/\n")
+    assert shell(builder, image, "stat -c %a:%u:%g /x /l/sub/c") == "4755:0:0\n644:0:0\n"
