@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 Callback = Callable[[], object]
 _PUT_OFF_TIMES = 15
+_COARSE_S = 0.001  # what epoll_wait(2) rounds up to
 
 
 class Loop:
@@ -17,9 +18,6 @@ class Loop:
 
     Callbacks run one after the other on the thread that called `run`; an exception in one
     ends `run`. A descriptor must be removed before it is closed.
-
-    Attributes:
-        busy: How many wait for something that the processors are needed for (`call_at_leisure`).
     """
 
     def __init__(self) -> None:
@@ -31,7 +29,8 @@ class Loop:
         self._ids = itertools.count()
         self._idle: list[Callback] = []
         self._stopped = False
-        self.busy = 0
+        self._active_at = 0.0
+        self._waited_for = 0
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call `callback` whenever `fd` is readable or hung up (level-triggered)."""
@@ -68,21 +67,32 @@ class Loop:
             self._epoll.register(fd, events)
 
     def call_at_leisure(self, delay_s: float, callback: Callback) -> None:
-        """As `call_later`; put off while somebody waits (`busy`) for a server to get ready.
+        """As `call_later`; put off while somebody waits (`waiting`) for a server to get ready,
+        and until nothing has happened for `delay_s`.
 
-        A server that starts needs the processors more than what is made ahead. Not for ever: its
-        wait may be long.
+        Whoever asks for something now needs the processors more than what is made ahead. Not for
+        ever: there may be no pause.
         """
         self._put_off(delay_s, callback, _PUT_OFF_TIMES)
 
     def _put_off(self, delay_s: float, callback: Callback, times: int) -> None:
         def due() -> None:
-            if self.busy and times:
+            quiet = time.monotonic() - self._active_at >= delay_s
+            if times and (self._waited_for or not quiet):
                 self._put_off(delay_s, callback, times - 1)
             else:
                 callback()
 
         self.call_later(delay_s, due)
+
+    def waiting(self) -> None:
+        """Somebody waits for something that the processors are needed for."""
+        self._waited_for += 1
+
+    def waited(self) -> None:
+        """He does no longer, and goes on."""
+        self._waited_for -= 1
+        self._active_at = time.monotonic()
 
     def call_later(self, delay_s: float, callback: Callback) -> int:
         """Call `callback` once after `delay_s` seconds; returns an id for `cancel`."""
@@ -110,8 +120,10 @@ class Loop:
             timeout = self._run_timers()
             if self._stopped:
                 return
-            ready = self._epoll.poll(0 if self._idle else timeout)
-            if not ready and self._idle:
+            ready = self._wait(0 if self._idle else timeout)
+            if ready:
+                self._active_at = time.monotonic()
+            elif self._idle:
                 self._idle.pop(0)()
                 continue
             for fd, events in ready:
@@ -121,6 +133,14 @@ class Loop:
                     self._writers[fd]()
                 if self._stopped:
                     return
+
+    def _wait(self, timeout: float) -> list[tuple[int, int]]:
+        """What is ready, within `timeout` seconds; -1 is as long as it takes."""
+        if 0 < timeout < _COARSE_S:
+            # select(2) knows microseconds; its limit of descriptors is none for this early one.
+            select.select([self._epoll], [], [], timeout)
+            timeout = 0
+        return self._epoll.poll(timeout)
 
     def _run_timers(self) -> float:
         """Run what is due; returns the seconds to the next timer, -1 for none."""

@@ -1,7 +1,7 @@
 """Whether somebody listens in a network namespace: asked of the kernel (sock_diag(7)).
 
 Nobody connects, so a server's log stays clean and its backlog empty. The kernel has no event for a
-new listening socket; a question costs 20 µs, so it is put after pauses of 0.3 to 5 ms that grow
+new listening socket; a question costs 20 µs, so it is put after pauses of 0.2 to 5 ms that grow
 with the time that has passed: nobody waits much longer than he had to.
 """
 
@@ -27,7 +27,7 @@ _FAMILIES = (2, 10)
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _TCP_LISTEN, _ANY_STATE = 1 << 10, 0xFFFFFFFF
 _SOURCE_PORT_AT = 4
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _PART = 0.0003, 0.005, 0.05
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _PART = 0.0002, 0.005, 0.05
 
 PortKey = tuple[int, str]
 Done = Callable[[list[PortKey] | None], None]
@@ -45,7 +45,7 @@ class Waiter:
         self._deadline = deadline
         self._done = done
         self._began = time.monotonic()
-        loop.busy += 1
+        loop.waiting()
         self._timer = -1
         self.look()
 
@@ -69,7 +69,7 @@ class Waiter:
             self._loop.cancel(self._timer)
             self._timer = -1
         if self._sock is not None:
-            self._loop.busy -= 1
+            self._loop.waited()
             self._sock.close()
             self._sock = None
 

@@ -418,7 +418,7 @@ class Client:
             return
 
         loop = self.server.loop
-        loop.busy += 1
+        loop.waiting()
 
         def changed() -> None:
             if log.end > position or not more():
@@ -429,7 +429,7 @@ class Client:
             changed()
 
         def give_up() -> None:
-            loop.busy -= 1
+            loop.waited()
             log.unlisten(changed)
             container.forget_waiter(ended)
 
