@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,3 +178,21 @@ class ContainerSpec:
 def _is_text(value: object) -> bool:
     # Callers without a type checker pass numbers.
     return isinstance(value, str)
+
+
+def signal_number(value: str | int | None, default: str = "TERM") -> int:
+    """``"HUP"``, ``"SIGHUP"``, ``"SIGRTMIN+3"``, ``"1"`` or ``1`` as a number.
+
+    Raises:
+        SpecError: There is no such signal.
+    """
+    text = str(default if value is None else value).upper().removeprefix("SIG")
+    name, sign, offset = re.fullmatch(r"([^+-]*)([+-]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # anything matches
+    try:
+        number = int(name) if name.isdigit() and not sign else int(signal.Signals[f"SIG{name}"])
+        number += int(f"{sign}{offset}") if sign else 0
+    except (KeyError, ValueError):
+        number = 0
+    if not 0 < number <= signal.SIGRTMAX:
+        raise SpecError(f"signal {value!r} does not exist; see signal(7)")
+    return number

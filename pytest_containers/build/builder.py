@@ -243,7 +243,14 @@ class _Build:
         stage = self._graph.find(name)
         if stage is not None:
             return self._result(stage).image, f"stage {stage.name}"
-        return self._base(name), f"image {name}"
+        try:
+            return self._base(name), f"image {name}"
+        except ContainersError as error:
+            names = [one.source.begin.name for one in self._graph.stages if one.source.begin.name]
+            close = difflib.get_close_matches(name.lower(), names, 1, 0.6)
+            if not close:
+                raise
+            raise BuildError(f"{error.message} (did you mean the stage {close[0]!r}?)") from error
 
     def _keep_failed(self, result: Result, layer: Layer | None) -> str:
         failed = result.branch()

@@ -154,6 +154,8 @@ def collect_files(
             collected.add_document(source, document(text) if source.expand else text)
             continue
         path = expand(source)
+        if path.startswith(("http://", "https://")) and isinstance(instruction, i.Copy):
+            raise BuildError(f"{path} is an address: only ADD fetches")
         if isinstance(instruction, i.Add) and remote.is_remote(path):
             _collect_remote(path, instruction, expand, exclude, collected, downloads)
             continue

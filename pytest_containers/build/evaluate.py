@@ -32,13 +32,13 @@ from pytest_containers.build.remote import Downloads
 from pytest_containers.build.result import PATH, Result
 from pytest_containers.build.runtime import FileMount, Program
 from pytest_containers.build.stages import Graph, Stage
-from pytest_containers.errors import BuildError, ContainersError, hide_frames
+from pytest_containers.errors import BuildError, ContainersError, SpecError, hide_frames
 from pytest_containers.images.image import Image, Layer
+from pytest_containers.spec import signal_number
 
 __tracebackhide__ = hide_frames
 
 _PORT = re.compile(r"(?:[^/]*:)?(\d+)(?:-(\d+))?(?:/(\w+))?\Z")
-_SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]*(?:[+-]\d+)?\Z|\d+\Z")
 _SCRIPTS = "/dev/pipes"
 _FULL = os.strerror(errno.ENOSPC)
 _HALF = "as much as half of the memory"
@@ -242,8 +242,10 @@ class Evaluator:
 
     def _stop_signal(self, one: i.StopSignal) -> None:
         signal = self._expand(one.signal)
-        if not _SIGNAL.match(signal.upper()):
-            raise BuildError(f"{signal!r} is not a signal: expected SIGTERM, or a number")
+        try:
+            signal_number(signal)
+        except SpecError as error:
+            raise BuildError(f"{error.message}: expected SIGTERM, or a number") from None
         self.result.config["StopSignal"] = signal
         self._note(f"STOPSIGNAL {signal}")
 

@@ -121,6 +121,8 @@ class Downloads:
 
         import urllib3
 
+        from pytest_containers.images.registry.transport import cause_of
+
         headers = {"User-Agent": "pytest-containers", "Accept-Encoding": "identity"}
         if record is not None and record.get("etag"):
             headers["If-None-Match"] = record["etag"]
@@ -141,7 +143,7 @@ class Downloads:
                 finally:
                     response.release_conn()
         except urllib3.exceptions.HTTPError as error:
-            raise BuildError(f"{address} cannot be fetched: {error}") from None
+            raise BuildError(f"{address} cannot be fetched: {cause_of(error)}") from None
         found = {
             "digest": digest, "etag": response.headers.get("ETag", ""),
             "modified": response.headers.get("Last-Modified", ""),

@@ -219,8 +219,7 @@ def test_without_a_network_there_is_loopback_only(engine: pc.Engine) -> None:
     script = "cat /proc/net/dev; cat /sys/class/net/lo/operstate"
     with engine.run("host:", ["sh", "-c", script], network=None, name="lonely") as container:
         container.wait(10)
-    spec = pc.ContainerSpec("host:", ["sh", "-c", script], network=False)
-    with engine.run(spec, wait_ready=False) as container:
+    with engine.run("host:", ["sh", "-c", script], network=False) as container:
         container.wait(10)
         devices = [
             line.split(":")[0].strip()

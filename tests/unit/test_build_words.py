@@ -92,6 +92,7 @@ def test_expansion_ends(text: str, variables: dict[str, str]) -> None:
         (["a", "!a/b"], ["a", "a/c"], ["a/b", "a/b/c"]),
         (["**", "!src"], ["a", "b/c"], ["src", "src/a"]),
         (["?.txt", "[ab].c"], ["a.txt", "a.c"], ["ab.txt", "c.c"]),
+        (["[[]a].c", "[x&&y~~z||]"], ["[a].c", "&", "~", "|", "x"], ["a.c", "e"]),
         (["a\\*"], ["a*"], ["ab"]),
         (["# no comment here"], [], ["a"]),
         (["", "  ", "./x"], ["x"], ["y"]),

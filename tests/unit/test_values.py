@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import pytest_containers as pc
 from pytest_containers import errors, settings
-from pytest_containers.engines.native.config import signal_number
 from pytest_containers.images import reference
 from pytest_containers.runtime import oci
 from pytest_containers.runtime.launcher import identity
 from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.network import addresses
 from pytest_containers.runtime.plan import users
+from pytest_containers.spec import signal_number
 
 KINDS = [
     value for value in vars(errors).values()
@@ -67,13 +67,21 @@ def test_any_text_is_a_port_or_a_clear_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("HUP", 1), ("SIGTERM", 15), (9, 9), ("9", 9), ("SIGRTMIN+3", 37), (None, 15)],
+    [
+        ("HUP", 1),
+        ("SIGTERM", 15),
+        (9, 9),
+        ("9", 9),
+        ("SIGRTMIN+3", 37),
+        ("sigrtmax-1", 63),
+        (None, 15),
+    ],
 )
 def test_signals(value: str | int | None, number: int) -> None:
     assert signal_number(value) == number
 
 
-@pytest.mark.parametrize("value", ["NOSUCH", 0, 999, "SIG", "RTMIN+x"])
+@pytest.mark.parametrize("value", ["NOSUCH", 0, 999, "SIG", "RTMIN+x", "RTMIN+99", "9+1", "A-B-C"])
 def test_signals_that_do_not_exist(value: str | int) -> None:
     with pytest.raises(errors.SpecError, match="does not exist"):
         signal_number(value)

@@ -130,7 +130,8 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             end = pattern.find("]", at + 1)
             if end < 0:
                 raise re.error("a '[' is not closed")
-            found += f"[{pattern[at:end]}]"
+            letters = re.sub(r"([\[&~|])", r"\\\1", pattern[at:end])
+            found += f"[{letters}]"
             at = end + 1
         elif letter == "\\" and at < len(pattern):
             found += re.escape(pattern[at])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -174,20 +173,3 @@ def _mount(mount: Bind | Tmpfs | VolumeMount) -> dict[str, Any]:
     if not stat.S_ISDIR(mode):
         options.append("file")
     return {"destination": mount.target, "type": "bind", "source": source, "options": options}
-
-
-def signal_number(value: str | int | None, default: str = "TERM") -> int:
-    """``"HUP"``, ``"SIGHUP"``, ``"SIGRTMIN+3"``, ``"1"`` or ``1`` as a number.
-
-    Raises:
-        SpecError: There is no such signal.
-    """
-    text = str(default if value is None else value).upper().removeprefix("SIG")
-    if text.isdigit() and 0 < int(text) <= signal.SIGRTMAX:
-        return int(text)
-    base, plus, offset = text.partition("+")
-    try:
-        number = int(signal.Signals[f"SIG{base}"])
-        return number + int(offset) if plus else number
-    except (KeyError, ValueError):
-        raise SpecError(f"signal {value!r} does not exist; see signal(7)") from None

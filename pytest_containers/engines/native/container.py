@@ -24,7 +24,7 @@ from pytest_containers.errors import (
     hide_frames,
 )
 from pytest_containers.images.image import Image
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.spec import ContainerSpec, signal_number
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native.engine import Engine, Network
@@ -394,7 +394,7 @@ class Container:
         if self._exit_code is not None:
             return self._exit_code
         wanted = self.spec.stop_signal or self.image.config.stop_signal
-        signum = configs.signal_number(wanted)
+        signum = signal_number(wanted)
         try:
             self._exit_code = self._call("stop", signum=signum, timeout_s=timeout_s).body["ok"]
         except NotRunningError:
@@ -408,7 +408,7 @@ class Container:
         The first process of a PID namespace gets only signals that it has a handler for
         (pid_namespaces(7)).
         """
-        signum = configs.signal_number(self.spec.stop_signal or self.image.config.stop_signal)
+        signum = signal_number(self.spec.stop_signal or self.image.config.stop_signal)
         if signum in (9, 19) or self.spec.init:
             return True
         try:
@@ -424,7 +424,7 @@ class Container:
         Raises:
             NotRunningError: It has ended.
         """
-        self._call("signal", signum=configs.signal_number(signal))
+        self._call("signal", signum=signal_number(signal))
 
     def pause(self) -> None:
         """Stop all its processes where they are."""

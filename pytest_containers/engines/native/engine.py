@@ -303,7 +303,7 @@ class Engine:
         command: Sequence[str] | str | None = None,
         *,
         name: str | None = None,
-        network: Network | None = None,
+        network: Network | Literal[False] | None = None,
         wait_ready: bool = True,
         **options: Any,
     ) -> Container:
@@ -313,7 +313,7 @@ class Engine:
             image: A reference, an image, or a whole `ContainerSpec`.
             command: Replaces the image's command.
             name: Its host name and how others find it; None numbers it.
-            network: None is the engine's own.
+            network: None is the engine's own; False is none at all, as `ContainerSpec.network`.
             wait_ready: Return once it is ready (`ContainerSpec.ready`), else once it is started.
             **options: Fields of `ContainerSpec`; they replace those of a given spec.
 
@@ -324,6 +324,8 @@ class Engine:
             ExitedError: It ended before it was ready.
             NotReadyError: It was not ready in time.
         """
+        if network is False:
+            network, options = None, {**options, "network": False}
         container = self.begin(spec_of(image, command, options), name=name, network=network)
         container.started()
         if wait_ready:

@@ -20,7 +20,7 @@ from pytest_containers.images import manifest as manifests
 from pytest_containers.images.registry import credentials
 from pytest_containers.images.registry.auth import Authenticator, parse_challenges
 from pytest_containers.images.registry.settings import Place, RegistrySettings, is_loopback
-from pytest_containers.images.registry.transport import Transport
+from pytest_containers.images.registry.transport import Transport, cause_of
 
 __tracebackhide__ = hide_frames
 
@@ -326,7 +326,7 @@ class Registry:
         )
 
     def _unreachable(self, error: Exception, shown: str) -> RegistryError:
-        cause = _cause(error)
+        cause = cause_of(error)
         advice = "look at the name, the network and the proxy settings"
         if "CERTIFICATE_VERIFY_FAILED" in cause or "certificate" in cause.lower():
             folder = f"certs.d/{self.transport.host}"
@@ -354,7 +354,7 @@ def _origin(url: str) -> tuple[str, str]:
 
 def _is_plain_http(error: Exception | None) -> bool:
     """Whether somebody answered who does not speak TLS."""
-    text = _cause(error) if error is not None else ""
+    text = cause_of(error) if error is not None else ""
     return any(
         sign in text
         for sign in (
@@ -364,31 +364,6 @@ def _is_plain_http(error: Exception | None) -> bool:
             "wrong version",
         )
     ) or (isinstance(error, exceptions.SSLError) and "EOF occurred" in text)
-
-
-def _cause(error: Exception) -> str:
-    """The end of a chain of reasons, in one line and without addresses of objects."""
-    reason: Any = error
-    while True:
-        inner = getattr(reason, "reason", None)
-        if not isinstance(inner, BaseException):
-            args = [one for one in getattr(reason, "args", ()) if isinstance(one, BaseException)]
-            inner = args[0] if args else getattr(reason, "original_error", None)
-        if not isinstance(inner, BaseException):
-            break
-        reason = inner
-    if isinstance(reason, exceptions.NameResolutionError):
-        return "its name is not known"
-    if isinstance(reason, exceptions.NewConnectionError):
-        return str(reason).rpartition("] ")[2]
-    if isinstance(reason, exceptions.ConnectTimeoutError):
-        return "no connection in time"
-    if isinstance(reason, exceptions.ReadTimeoutError):
-        return "no answer in time"
-    if isinstance(reason, OSError) and reason.strerror:
-        return str(reason.strerror)
-    text = str(reason)
-    return text.rpartition(">: ")[2] or type(reason).__name__
 
 
 def _pause_of(response: Response, attempt: int) -> float:

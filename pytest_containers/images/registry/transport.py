@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
+from urllib3 import exceptions
 from urllib3.connection import HTTPSConnection
 
 from pytest_containers.errors import RegistryError, SettingsError, hide_frames
@@ -198,3 +199,28 @@ def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
         return ""
     proxy = proxies.get(scheme) or proxies.get("all") or ""
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+def cause_of(error: Exception) -> str:
+    """The end of a chain of reasons, in one line and without addresses of objects."""
+    reason: Any = error
+    while True:
+        inner = getattr(reason, "reason", None)
+        if not isinstance(inner, BaseException):
+            args = [one for one in getattr(reason, "args", ()) if isinstance(one, BaseException)]
+            inner = args[0] if args else getattr(reason, "original_error", None)
+        if not isinstance(inner, BaseException):
+            break
+        reason = inner
+    if isinstance(reason, exceptions.NameResolutionError):
+        return "its name is not known"
+    if isinstance(reason, exceptions.NewConnectionError):
+        return str(reason).rpartition("] ")[2]
+    if isinstance(reason, exceptions.ConnectTimeoutError):
+        return "no connection in time"
+    if isinstance(reason, exceptions.ReadTimeoutError):
+        return "no answer in time"
+    if isinstance(reason, OSError) and reason.strerror:
+        return str(reason.strerror)
+    text = str(reason)
+    return text.rpartition(">: ")[2] or type(reason).__name__

@@ -53,6 +53,11 @@ def test_stages_run_at_the_same_time(build: Build) -> None:
         ("FROM --platform=linux/s390x base:1\n", "this machine builds linux/"),
         ("FROM no-such-image:1\n", "no-such-image:1"),
         ("FROM base:1 AS a\n", "there is no stage 'b'; there are a"),
+        (
+            # Such a registry is asked on this machine only.
+            "FROM base:1 AS localhost-1-go\nFROM base:1\nCOPY --from=localhost:1/go /x /\n",
+            "cannot be reached: .*did you mean the stage 'localhost-1-go'",
+        ),
     ],
 )
 def test_stages_that_cannot_be(build: Build, text: str, message: str) -> None:
