@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytest_containers.build.context import Context, read_patterns
 from pytest_containers.build.dockerfile import instructions as i
@@ -16,7 +16,7 @@ from pytest_containers.build.dockerfile.instructions import Dockerfile
 from pytest_containers.build.evaluate import Evaluator
 from pytest_containers.build.executor import Executor
 from pytest_containers.build.filedigests import FileDigests
-from pytest_containers.build.options import PROXIES, BuildOptions
+from pytest_containers.build.options import EPOCH, PROXIES, BuildOptions, with_epoch
 from pytest_containers.build.progress import Display, Progress
 from pytest_containers.build.remote import Downloads
 from pytest_containers.build.result import Result, from_image, iso, scratch
@@ -53,6 +53,10 @@ def build(
     """
     for tag in tags:
         parse_reference(tag)
+    try:
+        options = with_epoch(options)
+    except ValueError as error:
+        raise BuildError(f"build of {folder}: {error}") from None
     folder = folder.absolute()
     if not folder.is_dir():
         what = "is not a directory" if folder.exists() else "does not exist"
@@ -124,13 +128,17 @@ class _Build:
         self.downloads: Downloads = Downloads(images.store)
         self._done: dict[int, Future[Result]] = {}
         self._bases: dict[str, Image] = {}
+        self._declared: set[str] = set()
         self._looking = threading.Lock()
+        self._deciding = threading.Lock()
 
     def image(self, tags: tuple[str, ...]) -> Image:
         """Build, and name what was built."""
-        for text in (*self._dockerfile.warnings, *self._unused_arguments()):
+        for text in self._dockerfile.warnings:
             self._progress.warn(text)
         result = self._target()
+        for text in self._unused_arguments():
+            self._progress.warn(text)
         if self._options.labels:
             labels = {**(result.config.get("Labels") or {}), **self._options.labels}
             result.config["Labels"] = labels
@@ -140,11 +148,11 @@ class _Build:
 
     def _unused_arguments(self) -> Iterator[str]:
         """What was given and is declared nowhere: a typo, mostly."""
-        declared = {
+        declared = self._declared | {
             name for one in self._dockerfile if isinstance(one, i.Arg) for name, _ in one.pairs
         }
         for name in self._options.args:
-            if name in declared or name in PROXIES or name in self._graph.globals:
+            if name in declared or name in (*PROXIES, EPOCH) or name in self._graph.globals:
                 continue
             close = difflib.get_close_matches(name, declared, 1, 0.6)
             near = f"; did you mean {close[0]!r}?" if close else ""
@@ -170,8 +178,8 @@ class _Build:
             ready = threading.Event()
             for stage in needed:
                 self._done[stage.index] = pool.submit(self._when, ready, stage)
-            ready.set()
             futures = list(self._done.values())
+            ready.set()
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [one for one in futures if one.done() and one.exception() is not None]
@@ -197,15 +205,18 @@ class _Build:
     def _evaluate(self, stage: Stage) -> Result:
         evaluator = Evaluator(
             self._graph, stage, self._begin(stage), options=self._options,
-            executor=self._executor, context=self._context, other=self._other,
+            executor=self._executor, context=self._context, other=partial(self._other, stage),
             downloads=self.downloads, progress=self._progress, escape=self._dockerfile.escape,
             failed=self._keep_failed,
         )  # fmt: skip
-        return evaluator.evaluate()
+        try:
+            return evaluator.evaluate()
+        finally:
+            self._declared |= evaluator.declared
 
     def _begin(self, stage: Stage) -> Result:
         if stage.base is not None:
-            return self._result(stage.base).branch()
+            return self._result(stage.base, stage).branch()
         if stage.image == "scratch":
             return scratch()
         begin = stage.source.begin
@@ -216,7 +227,7 @@ class _Build:
             shown.failed(error.message)
             raise self._graph.error(begin, error.message) from error
         shown.done()
-        return from_image(image, self._document(image))
+        return from_image(image, self._images.document(image))
 
     def _base(self, name: str) -> Image:
         with self._looking:
@@ -227,22 +238,33 @@ class _Build:
                     self._bases[name] = self._images.get(name)
             return self._bases[name]
 
-    def _document(self, image: Image) -> Mapping[str, Any] | None:
-        if image.mounts:
-            return None
-        data = self._library.blobs.read(image.base_id or image.id, manifests.MAX_DOCUMENT_BYTES)
-        return manifests.document(data, f"{image.name}: config")
+    def _result(self, stage: Stage, asking: Stage) -> Result:
+        """What a stage became.
 
-    def _result(self, stage: Stage) -> Result:
-        """What a stage became; nobody knew before that an inherited ONBUILD would need it."""
-        known = self._done.get(stage.index)
-        return known.result() if known is not None else self._evaluate(stage)
+        Args:
+            asking: Who needs it; maybe by an inherited ONBUILD, of which nobody knew before.
+        """
+        with self._deciding:
+            if stage is not asking.base:
+                self._graph.need(asking, stage)
+            known = self._done.get(stage.index)
+            future = self._done.setdefault(stage.index, known or Future())
+        if known is None:
+            try:
+                future.set_result(self._evaluate(stage))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        return future.result()
 
-    def _other(self, name: str) -> tuple[Image, str]:
+    def _other(self, asking: Stage, name: str) -> tuple[Image, str]:
         """What ``--from`` names."""
         stage = self._graph.find(name)
         if stage is not None:
-            return self._result(stage).image, f"stage {stage.name}"
+            return self._result(stage, asking).image, f"stage {stage.name}"
+        if name.isascii() and name.isdigit():
+            count = len(self._graph.stages)
+            raise BuildError(f"there is no stage {name}: there are {count}, numbered from 0")
         try:
             return self._base(name), f"image {name}"
         except ContainersError as error:

@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from signal import SIGRTMAX
 from typing import Any
 
 from pytest_containers.build import copies
@@ -57,6 +58,9 @@ class Evaluator:
         context: The build context.
         other: Finds other stages and images.
         failed: Keeps a failed step's files: the result below, and the layer.
+
+    Attributes:
+        declared: Names of its ARGs, also of inherited ones.
     """
 
     def __init__(
@@ -76,7 +80,9 @@ class Evaluator:
         self._escape = escape
         self._failed = failed
         self._cmd_set = False
-        self._declared: set[str] = set()
+        self.declared: set[str] = set()
+        self._where: Instruction = stage.source.begin
+        self._trigger = ""
         self._mounts = Mounts(executor, context, other, options)
         layered = [one for one in stage.source.instructions if isinstance(one, _LAYERED)]
         self._total = len(layered) + 1
@@ -98,20 +104,29 @@ class Evaluator:
             except DockerfileError as error:
                 raise self._graph.error(begin, str(error)) from None
             self._total += isinstance(trigger, _LAYERED)
+            self._trigger = str(text)
             self._one(trigger, begin)
+        self._trigger = ""
         for instruction in self._stage.source.instructions:
             self._one(instruction, instruction)
         return self.result
 
     def _one(self, instruction: Instruction, where: Instruction) -> None:
+        self._where = where
         try:
             _DO[type(instruction)](self, instruction)
         except DockerfileError:
             raise
         except ExpansionError as error:
-            raise self._graph.error(where, str(error)) from None
+            raise self._error(str(error)) from None
         except ContainersError as error:
-            raise self._graph.error(where, error.message) from error
+            raise self._error(error.message) from error
+
+    def _error(self, message: str, *, below: str = "") -> DockerfileError:
+        """An error of the instruction that is being done."""
+        if self._trigger:
+            message = f"its trigger {_flat(self._trigger)!r}: {message}"
+        return self._graph.error(self._where, message, below=below)
 
     def _expand(self, text: str) -> str:
         return expand_word(text, self.result.variables, self._escape)
@@ -155,7 +170,7 @@ class Evaluator:
     def _arg(self, one: i.Arg) -> None:
         values: dict[str, str | None] = {}
         for name, default in one.pairs:
-            self._declared.add(name)
+            self.declared.add(name)
             if name in self._options.args:
                 values[name] = self._options.args[name]
             elif default is not None:
@@ -327,7 +342,7 @@ class Evaluator:
         script, command = self._command(one)
         with ExitStack() as stack:
             mounts = self._mounts.prepare(one, self._expand, result.workdir, stack)
-            whole = {"PATH": PATH, **mounts.env, **args, **env}
+            whole = {"PATH": PATH, **args, **env, **mounts.env}
             for name in PROXIES:
                 if name in self._options.args:
                     whole.setdefault(name, self._options.args[name])
@@ -354,7 +369,7 @@ class Evaluator:
 
     def _counts(self, name: str) -> bool:
         """Whether an argument decides what a RUN leaves: a proxy does if it was declared."""
-        return name not in PROXIES or name in self._declared
+        return name not in PROXIES or name in self.declared
 
     def _command(self, one: i.Run) -> tuple[list[FileMount], list[str]]:
         """The command line, with documents in it."""
@@ -387,13 +402,14 @@ class Evaluator:
             return self._executor.run(result, program, shown, others, keep=keep)
         except Exited as exited:
             shown.flush()
-            raise self._run_failed(one, result, program, exited, shown) from None
+            raise self._run_failed(result, program, exited, shown) from None
 
     def _run_failed(
-        self, one: i.Run, result: Result, program: Program, exited: Exited, shown: Shown
+        self, result: Result, program: Program, exited: Exited, shown: Shown
     ) -> BuildError:
         code = exited.code
-        cause = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+        killed = 0 < code - 128 <= SIGRTMAX
+        cause = f"killed by signal {code - 128}" if killed else f"exit code {code}"
         below = [f"  {line}" for line in shown.tail]
         if below:
             below.insert(0, "Its last lines:")
@@ -405,8 +421,8 @@ class Evaluator:
             )
         if self._options.keep_failed:
             below.append(self._failed(result, exited.kept))
-        error = self._graph.error(
-            one, f"it failed with {cause}: {_flat(' '.join(program.args))}", below="\n".join(below)
+        error = self._error(
+            f"it failed with {cause}: {_flat(' '.join(program.args))}", below="\n".join(below)
         )
         error.data |= {"exit_code": code, "log_tail": "\n".join(shown.tail)}
         return error

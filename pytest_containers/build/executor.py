@@ -165,6 +165,14 @@ class Executor:
         Raises:
             BuildError: It cannot be done.
         """
+        for item in writing.items:
+            path = f"/{item['to']}"
+            for shown in result.image.mounts:
+                if f"{path}/".startswith(f"{shown.target}/"):
+                    raise BuildError(
+                        f"{path} is this machine's own, read-only, in an image of host:; choose "
+                        "another place"
+                    )
         base = result.image if result.image.layers else None
         views: list[Image] = [one for one in (base, writing.source) if one is not None]
         others.enter_context(self.library.store.among_others())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 Network = Literal["default", "none", "host"]
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+EPOCH = "SOURCE_DATE_EPOCH"
 PROXIES = (
     "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy",
     "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy",
@@ -56,9 +57,24 @@ class BuildOptions:
         return None if self.epoch is None else self.epoch * 10**9
 
 
+def with_epoch(options: BuildOptions) -> BuildOptions:
+    """The same with one epoch: that of the option is an argument too, and the other way round.
+
+    Raises:
+        ValueError: The argument ``SOURCE_DATE_EPOCH`` is no number.
+    """
+    given = options.args.get(EPOCH)
+    if given is None and options.epoch is None:
+        return options
+    if given is not None and not (given.isascii() and given.isdigit()):
+        raise ValueError(f"{EPOCH}={given} is not a number of seconds since 1970")
+    epoch = options.epoch if given is None else int(given)
+    return replace(options, epoch=epoch, args={**options.args, EPOCH: str(epoch)})
+
+
 def epoch_of(environ: Mapping[str, str] = os.environ) -> int | None:
     """``SOURCE_DATE_EPOCH`` of the environment, if it is a number."""
-    text = environ.get("SOURCE_DATE_EPOCH", "")
+    text = environ.get(EPOCH, "")
     return int(text) if text.isdigit() else None
 
 

@@ -157,6 +157,8 @@ def from_image(image: Image, document: Mapping[str, Any] | None) -> Result:
     )  # fmt: skip
     if not isinstance(found.get("config"), dict):
         found["config"] = {}
+    if not any(item.startswith("PATH=") for item in found["config"].get("Env") or ()):
+        found["config"]["Env"] = [*(found["config"].get("Env") or ()), f"PATH={PATH}"]
     layers = len(found.get("rootfs", {}).get("diff_ids", ()))
     known = found.get("history")
     if not isinstance(known, list) or not known:

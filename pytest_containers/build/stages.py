@@ -154,6 +154,18 @@ class Graph:
             )
         return found
 
+    def need(self, stage: Stage, other: Stage) -> None:
+        """A stage needs another one; only what it inherits could tell.
+
+        Raises:
+            DockerfileError: That one needs it, too.
+        """
+        if other in stage.needs:
+            return
+        stage.needs.append(other)
+        self._sound.clear()
+        self._check_circles(stage, [])
+
     def _check_circles(self, stage: Stage, above: list[Stage]) -> None:
         if stage in above:
             names = [one.name for one in above[above.index(stage) :]]
@@ -174,11 +186,12 @@ class Graph:
 def platform_args(options: BuildOptions) -> dict[str, str]:
     """The arguments that name platforms."""
     mine = architecture()
-    parts = (options.platform or f"linux/{mine}").split("/")
-    variant = parts[2] if len(parts) > 2 else ""
+    variant = "/".join(options.platform.split("/")[2:])
     found = {}
     for prefix in ("TARGET", "BUILD"):
-        found[f"{prefix}PLATFORM"] = "/".join(parts) if prefix == "TARGET" else f"linux/{mine}"
+        found[f"{prefix}PLATFORM"] = f"linux/{mine}"
+        if variant and prefix == "TARGET":
+            found["TARGETPLATFORM"] += f"/{variant}"
         found[f"{prefix}OS"] = "linux"
         found[f"{prefix}ARCH"] = mine
         found[f"{prefix}VARIANT"] = variant if prefix == "TARGET" else ""

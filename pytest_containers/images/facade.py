@@ -278,6 +278,18 @@ class Images:
             if one.layer != made.layer:
                 states.remove(one)
 
+    def document(self, image: Image) -> Mapping[str, Any] | None:
+        """Its whole config, as manifests name it; None for one that has none, as ``host:``."""
+        if not image.mounts:
+            data = self.library.blobs.read(image.base_id or image.id, manifests.MAX_DOCUMENT_BYTES)
+            return manifests.document(data, f"{image.name}: config")
+        reference = parse(image.name)
+        if isinstance(reference, Reference):
+            for state in self.states.candidates(snapshot_key(reference)):
+                found: Mapping[str, Any] | None = state.facts.get("config")
+                return found
+        return None
+
     # ------------------------------------------------------------------- states
 
     @property
