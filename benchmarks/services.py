@@ -181,7 +181,12 @@ def testcontainers(tar: Path, work: Path) -> Iterator[Testcontainers]:
             "redis": ("plain.sh", ["redis-server", "--bind", "*", "--protected-mode", "no"], []),
             "memcached": ("plain.sh", ["memcached", "-u", "root"], []),
             "nats": ("plain.sh", ["nats-server", "-js", "-a", "0.0.0.0"], []),
-            "mosquitto": ("plain.sh", ["mosquitto"], []),
+            # The official image's command; testcontainers brings the file.
+            "mosquitto": (
+                "plain.sh",
+                ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"],
+                [],
+            ),  # fmt: skip
             "rabbitmq": (
                 "plain.sh",
                 ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
