@@ -186,7 +186,7 @@ def testcontainers(tar: Path, work: Path) -> Iterator[Testcontainers]:
                 "plain.sh",
                 ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"],
                 [],
-            ),  # fmt: skip
+            ),
             "rabbitmq": (
                 "plain.sh",
                 ["/usr/lib/rabbitmq/bin/rabbitmq-server"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def add_commands(commands: Any) -> None:
     add("--pull", action="store_true", help="ask registries for newer base images")
     add("--no-cache", action="store_true", help="do every step again")
     add(
-        "--keep-failed", nargs="?", const=_FAILED_NAME, default="", metavar="NAME",
-        help=f"keep a failed step's files as an image (default: {_FAILED_NAME})",
+        "--keep-failed", action="store_const", const=_FAILED_NAME, default="",
+        help=f"keep a failed step's files as the image {_FAILED_NAME}",
     )  # fmt: skip
+    add("--keep-failed-as", dest="keep_failed", metavar="NAME", help="the same, by another name")
     add("--scratch", choices=("tmpfs", "disk"), default="tmpfs", help="where RUN writes (tmpfs)")
     add(
         "--scratch-size", metavar="SIZE",
@@ -61,7 +63,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
     options = BuildOptions(
         target=arguments.target,
-        args=dict(_argument(item) for item in arguments.build_arg),
+        args=_arguments(arguments.build_arg),
         labels=dict(item.partition("=")[::2] for item in arguments.label),
         secrets=dict(_secret(item) for item in arguments.secret),
         ssh=dict(_agent(item) for item in arguments.ssh),
@@ -91,12 +93,17 @@ def _size(text: str | None) -> int | None:
         raise SettingsError(f"--scratch-size: {error}") from None
 
 
-def _argument(item: str) -> tuple[str, str]:
-    """``NAME=VALUE``, or ``NAME`` for the value that we have ourselves, as Docker reads it."""
-    name, equals, value = item.partition("=")
-    if not equals and name not in os.environ:
-        raise SettingsError(f"--build-arg {name}: it has no value, here or in the environment")
-    return name, value if equals else os.environ[name]
+def _arguments(items: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE``, or ``NAME`` for the value that we have ourselves, as Docker reads it.
+
+    It is none if we have none: scripts pass names of proxies that way.
+    """
+    pairs = [item.partition("=") for item in items]
+    return {
+        name: value if equals else os.environ[name]
+        for name, equals, value in pairs
+        if equals or name in os.environ
+    }
 
 
 def _secret(item: str) -> tuple[str, bytes | Path]:

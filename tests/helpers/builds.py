@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest_containers as pc
 from helpers.layouts import output
@@ -10,6 +14,7 @@ from pytest_containers.build.progress import Display
 
 Build = Callable[..., pc.Image]
 PATH = "/usr/bin:/bin"
+_MAIN = "import sys; from pytest_containers.cli import main; sys.exit(main())"
 
 
 class Lines(Display):
@@ -39,3 +44,14 @@ class Lines(Display):
 
 def shell(engine: pc.Engine, image: pc.Image, script: str) -> str:
     return output(engine, image, script)  # type: ignore[arg-type]  # an image is one too
+
+
+def command(
+    context: Path, store: Path, *arguments: str, verb: str = "build", **env: str
+) -> subprocess.Popen[str]:
+    """A build in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, verb, *arguments, str(context)],
+        env={**os.environ, "PYTEST_CONTAINERS_HOME": str(store), **env},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from helpers.builds import PATH, Build, Lines, shell
+from helpers.builds import PATH, Build, Lines, command, shell
 from helpers.layouts import Layout
 
 import pytest_containers as pc
@@ -173,18 +171,6 @@ def test_only_what_is_asked_for_is_read(build: Build, context: Path) -> None:
         build("FROM base:1\nCOPY . /x\n")
     finally:
         (context / "huge").chmod(0o700)
-
-
-BUILD = "import sys; from pytest_containers.cli import main; sys.exit(main())"
-
-
-def command(context: Path, store: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A build in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILD, "build", *arguments, str(context)],
-        env={**os.environ, "PYTEST_CONTAINERS_HOME": str(store)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def test_two_processes_do_the_work_once(builder: pc.Engine, home: Path, context: Path) -> None:
