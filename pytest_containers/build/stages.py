@@ -64,13 +64,12 @@ class Graph:
         self._check_circles(self.target, [])
 
     def _declare(self, arg: i.Arg, given: Mapping[str, str]) -> None:
-        values: dict[str, str] = {}
+        # One after the other: only here BuildKit lets an argument see those before it on its line.
         for name, default in arg.pairs:
             if name in given:
-                values[name] = given[name]
+                self.globals[name] = given[name]
             elif default is not None:
-                values[name] = self.expand(arg, default, self.globals)
-        self.globals.update(values)
+                self.globals[name] = self.expand(arg, default, self.globals)
 
     def expand(self, where: Instruction, text: str, variables: Mapping[str, str]) -> str:
         """Replace variables.

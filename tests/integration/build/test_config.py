@@ -134,9 +134,8 @@ def test_an_argument_of_the_file_reaches_its_froms_only(build: Build) -> None:
     shown = Lines()
     build(
         """\
-        ARG base=base
-        ARG number=1
-        FROM $base:$number AS first
+        ARG base=base number=1 both=$base:$number
+        FROM $both AS first
         RUN echo "[$base]"
         ARG number
         ARG inner=of-first
