@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pytest_containers.build.context import Context
 from pytest_containers.build.copies import Collected
 from pytest_containers.build.dockerfile import instructions as i
+from pytest_containers.build.dockerfile.expand import is_number
 from pytest_containers.build.executor import TAKE, WRITE, Executor
 from pytest_containers.build.options import BuildOptions, size_of
 from pytest_containers.build.result import Result, scratch
@@ -290,7 +291,7 @@ def _try(lock: Any, stack: ExitStack) -> bool:
 def _ids(mount: i.Mount, expand: Expand) -> tuple[int, int]:
     found = []
     for name, text in (("uid", expand(mount.uid)), ("gid", expand(mount.gid))):
-        if text and not text.isdigit():
+        if text and not is_number(text):
             raise BuildError(f"--mount: {name}={text}: expected a number")
         found.append(int(text or 0))
     return found[0], found[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.dockerfile.errors import DockerfileError, at_line
-from pytest_containers.build.dockerfile.expand import ExpansionError, expand_word
+from pytest_containers.build.dockerfile.expand import ExpansionError, expand_word, is_number
 from pytest_containers.build.dockerfile.instructions import Dockerfile, Instruction
 from pytest_containers.build.options import BuildOptions
 from pytest_containers.images.manifest import architecture
@@ -124,7 +124,7 @@ class Graph:
         for stage in reversed(self.stages):
             if stage.source.begin.name and stage.source.begin.name == name.lower():
                 return stage
-        if name.isdigit() and int(name) < len(self.stages):
+        if is_number(name) and int(name) < len(self.stages):
             return self.stages[int(name)]
         return None
 

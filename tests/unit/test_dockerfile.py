@@ -68,11 +68,17 @@ def test_a_directive_stands_once() -> None:
         ("RUN a \\\n\n  b", "RUN a   b"),
         ("  RUN a", "RUN a"),
         ("\\\nRUN a", "RUN a"),
+        ("\\\n  RUN a", "RUN a"),
         ("RUN a \\", "RUN a"),
     ],
 )
 def test_lines_are_continued(text: str, expected: str) -> None:
     assert one(text).text == expected
+
+
+def test_any_blank_may_stand_before_a_trigger() -> None:
+    trigger = one("ONBUILD \xa0RUN a").trigger
+    assert parse_trigger(trigger, "t").text == "RUN a"
 
 
 def test_a_mark_after_a_mark_continues_nothing() -> None:
@@ -268,6 +274,9 @@ def test_the_other_instructions() -> None:
         ("FROM x\nHEALTHCHECK --interval=1 CMD a", "expected a duration"),
         ("FROM x\nHEALTHCHECK --interval=1us CMD a", "at least 1ms"),
         ("FROM x\nHEALTHCHECK --retries=a CMD a", "expected a number"),
+        ("FROM x\nHEALTHCHECK --retries=² CMD a", "expected a number"),
+        (f"FROM x\nHEALTHCHECK --retries={'9' * 5000} CMD a", "expected a number"),
+        ("FROM x\nHEALTHCHECK --timeout=٣s CMD a", "expected a duration"),
         ("FROM x\nUSER a b", "expected one user, found 2"),
         ("FROM x\nVOLUME []", "expected a directory"),
         ("FROM x\nONBUILD ONBUILD RUN a", "ONBUILD cannot stand in an ONBUILD"),

@@ -96,6 +96,11 @@ def word_spans(text: str, escape: str = "\\") -> list[tuple[int, int]]:
         spans.append((start, at))
 
 
+def is_number(text: str) -> bool:
+    """Whether a word is a number: `str.isdigit` also takes ``²``, and `int` has a limit."""
+    return re.fullmatch("[0-9]{1,18}", text) is not None
+
+
 class _Reader:
     """Reads a word piece by piece.
 
@@ -179,8 +184,8 @@ class _Reader:
     def _name(self) -> str:
         start = self._at
         first = self._peek()
-        if first.isdigit():
-            while self._peek().isdigit():
+        if first.isdecimal():
+            while self._peek().isdecimal():
                 self._at += 1
         elif first and first in _SPECIAL:
             self._at += 1

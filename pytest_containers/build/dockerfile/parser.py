@@ -11,15 +11,20 @@ from typing import Any
 
 from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.dockerfile.errors import DockerfileError
-from pytest_containers.build.dockerfile.expand import ExpansionError, unquoted, word_spans
+from pytest_containers.build.dockerfile.expand import (
+    ExpansionError,
+    is_number,
+    unquoted,
+    word_spans,
+)
 from pytest_containers.build.dockerfile.instructions import Dockerfile, Instruction, Stage
 from pytest_containers.build.dockerfile.mounts import parse_mount
 from pytest_containers.build.dockerfile.source import Line, Source, heredoc_name
 
 _BLANKS = " \t\v\f\r"
-_KEYWORD = re.compile(r"\S+")
+_KEYWORD = re.compile(r"\s*(\S+)")
 _STAGE = re.compile(r"[a-z][a-z0-9-_.]*\Z")
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _UNITS_NS = {
     "ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
     "h": 3600 * 10**9,
@@ -91,8 +96,8 @@ class _Reader:
         self._line = line
         match = _KEYWORD.match(line.text, start)
         assert match is not None  # a line has letters
-        self._start = start
-        self.keyword = match[0].upper()
+        self._start = match.start(1)
+        self.keyword = match[1].upper()
         self._at = match.end()
         self._skip_blanks()
         self._flags: dict[str, list[tuple[str, int]]] = {}
@@ -365,7 +370,7 @@ class _Reader:
         self._at += len(words[0][0])
         self._skip_blanks()
         retries = self._flag("retries") or "0"
-        if not retries.isdigit():
+        if not is_number(retries):
             raise self.fail(
                 f"option --retries={retries}: expected a number", self._flags["retries"][0][1]
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 import tarfile
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from pytest_containers.runtime.plan.users import resolve
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
+_NUMBER = re.compile(r"[0-9]{1,10}\Z")  # int() refuses ², which str.isdigit takes
+_MAX_ID = 2**32 - 2  # -1 is "leave it" (chown(2))
 _NEW_FOLDER = 0o755
 Take = Callable[["Writer", dict[str, Any], int], None]
 """Writes what an item names in the root behind a descriptor."""
@@ -102,6 +105,9 @@ def _owner(users: int | None, text: str) -> tuple[int, int] | None:
     if not text:
         return None
     user, _, group = text.partition(":")
+    for part in (user, group):
+        if part.isdigit() and not (_NUMBER.match(part) and int(part) <= _MAX_ID):
+            raise BuildError(f"--chown={text}: {part} is not an id: expected 0 to {_MAX_ID}")
     if user.isdigit() and (group.isdigit() or not group):
         return int(user), int(group or user)
     if users is None:
