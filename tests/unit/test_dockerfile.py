@@ -137,6 +137,22 @@ def test_no_heredoc_elsewhere() -> None:
     assert one("RUN cat <<<word").heredocs == ()
 
 
+@pytest.mark.parametrize("tail", ["# don't", "; echo $'it\\'s'", '|| echo "'])
+def test_quotes_behind_a_heredoc_are_the_shells(tail: str) -> None:
+    run, last = body(f"RUN cat <<EOF {tail}\nRUN a\nEOF\nCMD b")
+    assert run.heredocs[0].content == "RUN a\n"  # type: ignore[attr-defined]
+    assert last.KEYWORD == "CMD"
+
+
+def test_no_heredoc_behind_a_quote_without_end() -> None:
+    assert one("RUN true # don't <<EOF").heredocs == ()
+
+
+def test_heredocs_are_found_as_a_shell_finds_them() -> None:
+    (stage,) = parse('# escape=`\nFROM x\nRUN echo \\" <<EOF\na\nEOF\n').stages
+    assert stage.instructions[0].heredocs[0].content == "a\n"  # type: ignore[attr-defined]
+
+
 def test_a_heredoc_without_end() -> None:
     message = refused("FROM x\nRUN cat <<EOF\nEOF \n")
     assert "the document <<EOF has no end" in message
@@ -202,6 +218,12 @@ def test_mounts() -> None:
     assert (run.network, run.security, run.command.words) == ("none", "sandbox", ("x",))
 
 
+@pytest.mark.parametrize("command", ["echo hi # don't", "echo $'it\\'s'", 'echo "'])
+@pytest.mark.parametrize("flag", ["--network=none", "--mount=type=cache,target=/c"])
+def test_what_is_behind_options_is_the_shells(flag: str, command: str) -> None:
+    assert one(f"RUN {flag} {command}").command.words == (command,)
+
+
 def test_copies() -> None:
     copy = one(
         "COPY --from=a --chown=1:2 --chmod=u+x --link --parents --exclude=b --exclude=c d e f/"
@@ -263,6 +285,7 @@ def test_the_other_instructions() -> None:
         ("FROM x\nENV a=b c", "c: expected name=value"),
         ("FROM x\nENV =b", "a name is missing"),
         ('FROM x\nENV a="b', 'the quote " is not closed'),
+        ('FROM x\nRUN --network="none b', '2:15: RUN: the quote " is not closed'),
         ("FROM x\nARG =1", "a name is missing"),
         ("FROM x\nCOPY a", "at least one source and a destination, found 1"),
         ("FROM x\nCOPY a <<b\n1\nb", "a document cannot be the destination"),

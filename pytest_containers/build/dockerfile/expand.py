@@ -60,40 +60,45 @@ def unquoted(word: str, escape: str = "\\") -> str:
     return "".join(piece for piece, _ in _Reader(word, None, escape).pieces())
 
 
-def split_words(text: str, escape: str = "\\") -> list[str]:
-    """The words of a line as they are written, with quotes and escapes."""
-    return [text[start:end] for start, end in word_spans(text, escape)]
-
-
 def word_spans(text: str, escape: str = "\\") -> list[tuple[int, int]]:
-    """Where the words of a line begin and end.
+    """Where the words of a line begin and end, with their quotes and escapes.
 
     Raises:
         ExpansionError: A quote is not closed.
     """
     spans: list[tuple[int, int]] = []
     at = 0
-    while True:
-        while at < len(text) and text[at] in _BLANK:
-            at += 1
-        if at == len(text):
-            return spans
-        start = at
-        quote = ""
-        opened = at
-        while at < len(text) and (quote or text[at] not in _BLANK):
-            letter = text[at]
-            if letter == escape and quote != "'":
-                at += 1  # whatever follows is a letter of the word
-            elif quote:
-                quote = "" if letter == quote else quote
-            elif letter in "'\"":
-                quote, opened = letter, at
-            at += 1
-        if quote:
-            raise ExpansionError(f"the quote {quote} is not closed", opened)
-        at = min(at, len(text))
-        spans.append((start, at))
+    while span := next_word(text, at, escape):
+        spans.append(span)
+        at = span[1]
+    return spans
+
+
+def next_word(text: str, at: int, escape: str = "\\") -> tuple[int, int] | None:
+    """Where the next word of a line begins and ends, from `at` on; None behind the last one.
+
+    Raises:
+        ExpansionError: A quote in it is not closed.
+    """
+    while at < len(text) and text[at] in _BLANK:
+        at += 1
+    if at >= len(text):
+        return None
+    start = at
+    quote = ""
+    opened = at
+    while at < len(text) and (quote or text[at] not in _BLANK):
+        letter = text[at]
+        if letter == escape and quote != "'":
+            at += 1  # whatever follows is a letter of the word
+        elif quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote, opened = letter, at
+        at += 1
+    if quote:
+        raise ExpansionError(f"the quote {quote} is not closed", opened)
+    return start, min(at, len(text))
 
 
 def is_number(text: str) -> bool:

@@ -14,6 +14,7 @@ from pytest_containers.build.dockerfile.errors import DockerfileError
 from pytest_containers.build.dockerfile.expand import (
     ExpansionError,
     is_number,
+    next_word,
     unquoted,
     word_spans,
 )
@@ -126,6 +127,14 @@ class _Reader:
             raise self.fail(str(error), self._at + error.offset) from None
         return [(self._at + start, self._at + end) for start, end in spans]
 
+    def _next_word(self) -> tuple[int, int]:
+        """The word here: what is behind it may follow other rules, as a shell's."""
+        try:
+            span = next_word(self._line.text, self._at, self._source.escape)
+        except ExpansionError as error:
+            raise self.fail(str(error), error.offset) from None
+        return span or (self._at, self._at)
+
     def _words(self) -> list[tuple[str, int]]:
         """Words from here on, split at blanks, with their offsets."""
         return [(match[0], self._at + match.start()) for match in re.finditer(r"\S+", self._rest)]
@@ -133,7 +142,7 @@ class _Reader:
     def _read_flags(self, known: Sequence[str]) -> None:
         text = self._line.text
         while text.startswith("--", self._at):
-            start, end = self._spans()[0]
+            start, end = self._next_word()
             word = unquoted(text[start:end], self._source.escape)
             self._at = end
             self._skip_blanks()

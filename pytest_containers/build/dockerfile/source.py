@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_containers.build.dockerfile.errors import DockerfileError, at_line
-from pytest_containers.build.dockerfile.expand import ExpansionError, split_words, unquoted
+from pytest_containers.build.dockerfile.expand import (
+    ExpansionError,
+    next_word,
+    unquoted,
+    word_spans,
+)
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*\Z")
 _DIRECTIVES = ("syntax", "escape", "check")
@@ -183,11 +188,7 @@ class Source:
 
     def _heredocs(self, line: Line, at: int) -> tuple[int, tuple[Heredoc, ...]]:
         found = []
-        try:
-            names = heredoc_names(line.text, self.escape)
-        except ExpansionError:
-            return at, ()  # an open quote; whoever reads the words will say so
-        for name, expand, chomp in names:
+        for name, expand, chomp in heredoc_names(line.text):
             begin = at
             body: list[str] = []
             while True:
@@ -206,13 +207,22 @@ class Source:
         return at, tuple(found)
 
 
-def heredoc_names(text: str, escape: str) -> list[tuple[str, bool, bool]]:
-    """``(name, expand, chomp)`` of each heredoc that a line announces."""
+def heredoc_names(text: str) -> list[tuple[str, bool, bool]]:
+    """``(name, expand, chomp)`` of each heredoc that a line announces.
+
+    The words are a shell's, whatever ``# escape=`` says. Behind a quote without an end there are
+    none: it may stand in a comment of the shell's, else whoever reads the line complains of it.
+    """
     found = []
-    for word in split_words(text, escape):
-        heredoc = heredoc_name(word)
-        if heredoc is not None:
-            found.append(heredoc)
+    at = 0
+    try:
+        while span := next_word(text, at):
+            at = span[1]
+            heredoc = heredoc_name(text[slice(*span)])
+            if heredoc is not None:
+                found.append(heredoc)
+    except ExpansionError:
+        pass
     return found
 
 
@@ -222,10 +232,11 @@ def heredoc_name(word: str) -> tuple[str, bool, bool] | None:
     if match is None or not match[3] or match[1] not in ("", "0"):
         return None
     try:
-        words: Sequence[str] = split_words(match[3], "\\")
-        if len(words) != 1:
+        spans = word_spans(match[3])
+        if len(spans) != 1:
             return None
-        name = unquoted(words[0], "\\")
+        word = match[3][slice(*spans[0])]
+        name = unquoted(word)
     except ExpansionError:
         return None
-    return name, name == words[0], match[2] == "-"
+    return name, name == word, match[2] == "-"
