@@ -119,6 +119,16 @@ def test_bad_patterns_name_their_line() -> None:
         ignore_file(b"!\n")
 
 
+def test_only_a_newline_ends_a_pattern() -> None:
+    patterns = ignore_file("a\fb\r\n# c\u2028d\r\n\r\ne\u2028f\r\n!g\x85h".encode())
+    for path in ("a\fb", "e\u2028f"):
+        assert patterns.excludes_path(path)
+    for path in ("a", "b", "d", "e", "f", "h"):
+        assert not patterns.excludes_path(path)
+    with pytest.raises(ValueError, match="2: '!' has no pattern"):
+        ignore_file(b"a\x0cb\r\n!\r\n")
+
+
 @given(st.text(alphabet="ab*?/.", max_size=8), st.text(alphabet="ab/.", max_size=8))
 def test_a_pattern_without_wildcards_is_its_own_path(pattern: str, path: str) -> None:
     if not set("*?") & set(pattern):

@@ -120,6 +120,12 @@ def test_a_heredoc_may_lose_its_tabs() -> None:
     assert heredoc.content == "a\n  b\n"
 
 
+@pytest.mark.parametrize("letter", ["\f", "\v", "\x85", "\u2028", "\r"])
+def test_only_a_newline_ends_a_line_of_a_heredoc(letter: str) -> None:
+    (heredoc,) = one(f"RUN <<-EOF\n\ta{letter}\tb\r\n\tc\n\tEOF\n").heredocs
+    assert heredoc.content == f"a{letter}\tb\r\nc\n"
+
+
 def test_several_heredocs_on_a_line() -> None:
     copy = one("COPY <<a <<b dir/\n1\na\n2\nb")
     assert [each.content for each in copy.sources] == ["1\n", "2\n"]

@@ -78,7 +78,8 @@ def ignore_file(data: bytes) -> Patterns:
     Raises:
         ValueError: See `Patterns`; the message begins with the line's number.
     """
-    lines = data.decode("utf-8-sig", "surrogateescape").splitlines()
+    # Only these end a line; str.splitlines knows more. A "\r" goes with the blanks around.
+    lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
     for number, line in enumerate(lines, 1):
         try:
             _pattern("" if line.startswith("#") else line)

@@ -19,6 +19,7 @@ _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*\Z")
 _DIRECTIVES = ("syntax", "escape", "check")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)\Z")
 _WITH_HEREDOC = re.compile(r"\s*(?:ONBUILD\s+)*(?:RUN|COPY|ADD)\s", re.IGNORECASE)
+_LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 MAX_LINE_BYTES = 65_535
 
 
@@ -45,7 +46,7 @@ class Heredoc:
         """Its text as a program sees it."""
         if not self.chomp:
             return self.text
-        return "".join(line.lstrip("\t") for line in self.text.splitlines(keepends=True))
+        return _LEADING_TABS.sub("", self.text)
 
 
 @dataclass(frozen=True, slots=True)
