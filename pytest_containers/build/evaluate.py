@@ -132,7 +132,7 @@ class Evaluator:
         return expand_word(text, self.result.variables, self._escape)
 
     def _document(self, text: str) -> str:
-        return expand_text(text, self.result.variables, self._escape)
+        return expand_text(text, self.result.variables)  # ``# escape=`` is not for documents
 
     def _note(self, created_by: str) -> None:
         """An instruction that only changes the config: it is as old as what it stands on."""
@@ -380,7 +380,7 @@ class Evaluator:
         if heredoc_name(line) is None:
             text = line + "".join(f"\n{each.text}{each.name}" for each in one.heredocs)
             return [], [*self.result.shell, text]
-        if first.text.startswith("#!"):
+        if first.content.startswith("#!"):
             path = f"{_SCRIPTS}/{first.name}"
             data = first.content.encode(errors="surrogateescape")
             return [FileMount(path, data, 0o755)], [path]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from helpers.builds import Build
+from helpers.builds import Build, shell
 
 import pytest_containers as pc
 
@@ -22,3 +24,34 @@ def test_only_a_number_is_one(build: Build, instruction: str, message: str) -> N
     with pytest.raises(pc.BuildError) as caught:
         build(f"FROM base:1\n{instruction}\n")
     assert message in caught.value.message
+
+
+def test_another_escape_character_is_for_the_dockerfile_only(
+    build: Build, builder: pc.Engine, context: Path
+) -> None:
+    """BuildKit reads documents, and a shell its commands, with a backslash all the same."""
+    (context / "a$x").write_text("file\n")
+    image = build("""\
+        # escape=`
+        FROM base:1
+        ENV x=value `
+            y=a`$x\\w
+        COPY a`$x /
+        COPY <<E /document
+        `$x` \\$x
+        E
+        RUN <<E
+        echo "`echo $x` \\$x" > /script
+        E
+        RUN cat <<E > /stdin
+        `echo $x` \\$x
+        E
+        """)
+    script = "cat '/a$x' /document /script /stdin; echo $y"
+    assert shell(builder, image, script) == ("file\n`value` $x\nvalue $x\nvalue $x\na$x\\w\n")
+
+
+def test_a_script_may_be_indented_with_tabs(build: Build, builder: pc.Engine) -> None:
+    image = build("FROM base:1\nRUN <<-E\n\t#!/bin/cat\n\ttext\n\tE\nRUN <<-E\n"
+                  "\t#!/bin/sh -e\n\techo $0 > /name\n\tE\n")  # fmt: skip
+    assert shell(builder, image, "cat /name") == "/dev/pipes/E\n"
