@@ -268,7 +268,15 @@ class _Reader:
             self._at += 1
         pattern = _pattern(self._word("/", raw=True), self._escape)
         replacement = self._word("}")
-        return pattern.sub(lambda _: replacement, value, count=0 if everywhere else 1)
+        last = -1
+
+        def put(match: re.Match[str]) -> str:
+            # Where one match ended, `re` finds an empty one as well; shells do not.
+            nonlocal last
+            before, last = last, match.end()
+            return "" if match.start() == match.end() == before else replacement
+
+        return pattern.sub(put, value, count=0 if everywhere else 1)
 
 
 def _pattern(text: str, escape: str) -> re.Pattern[str]:
