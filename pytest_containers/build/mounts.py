@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from pytest_containers.build.context import Context
 from pytest_containers.build.copies import Collected
 from pytest_containers.build.dockerfile import instructions as i
-from pytest_containers.build.dockerfile.expand import is_number
+from pytest_containers.build.dockerfile.expand import ExpansionError, is_number
+from pytest_containers.build.dockerfile.mounts import parse_mount
 from pytest_containers.build.executor import TAKE, WRITE, Executor
 from pytest_containers.build.options import BuildOptions, size_of
 from pytest_containers.build.result import Result, scratch
@@ -89,27 +90,27 @@ class Mounts:
         """
         prepared = Prepared([], {}, [], [], [])
         agents = 0
-        for mount in run.mounts:
-            target = expand(mount.target)
+        for written in run.mounts:
+            mount = _expanded(written, expand)
+            target = mount.target
             if target:
                 target = posixpath.normpath(posixpath.join(workdir, target))
             if mount.type == "bind":
-                self._bind(mount, target, expand, prepared)
+                self._bind(mount, target, prepared)
             elif mount.type == "cache":
-                self._cache(mount, target, expand, prepared, stack)
+                self._cache(mount, target, prepared, stack)
             elif mount.type == "tmpfs":
-                size = expand(mount.size)
-                prepared.mounts.append(MemoryMount(target, _size(size)))
-                prepared.facts.append(["tmpfs", target, size])
+                prepared.mounts.append(MemoryMount(target, _size(mount.size)))
+                prepared.facts.append(["tmpfs", target, mount.size])
             elif mount.type == "secret":
-                self._secret(mount, target, expand, prepared)
+                self._secret(mount, target, prepared)
             else:
-                self._ssh(mount, target, expand, prepared, agents)
+                self._ssh(mount, target, prepared, agents)
                 agents += 1
         return prepared
 
-    def _bind(self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared) -> None:
-        source = posixpath.normpath("/" + (expand(mount.source) or "/"))
+    def _bind(self, mount: i.Mount, target: str, prepared: Prepared) -> None:
+        source = posixpath.normpath("/" + (mount.source or "/"))
         read_only = mount.read_only is not False
         if mount.from_:
             image, _ = self._other(mount.from_)
@@ -150,13 +151,11 @@ class Mounts:
         empty.add_layer(layer)
         return empty.image, empty.chain, f"{_CONTEXT}/{name}"
 
-    def _cache(
-        self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared, stack: ExitStack
-    ) -> None:
-        name = expand(mount.id) or target
-        mode, uid, gid = _octal(expand(mount.mode), 0o755), *_ids(mount, expand)
+    def _cache(self, mount: i.Mount, target: str, prepared: Prepared, stack: ExitStack) -> None:
+        name = mount.id or target
+        mode, uid, gid = _octal(mount.mode, 0o755), *_ids(mount)
         image = self._other(mount.from_)[0] if mount.from_ else None
-        source = expand(mount.source)
+        source = mount.source
         prepared.facts.append(["cache", target, name, mount.read_only is True])
         library = self._executor.library
         text = json.dumps([name, mode, uid, gid, mount.from_, source])
@@ -215,9 +214,9 @@ class Mounts:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 temp.commit(path)
 
-    def _secret(self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared) -> None:
-        name = expand(mount.id) or posixpath.basename(expand(mount.source) or target)
-        env = expand(mount.env)
+    def _secret(self, mount: i.Mount, target: str, prepared: Prepared) -> None:
+        name = mount.id or posixpath.basename(mount.source or target)
+        env = mount.env
         target = target or ("" if env else f"{_SECRETS}/{name}")
         prepared.facts.append(["secret", name, target, env])
         given = self._options.secrets.get(name)
@@ -236,14 +235,12 @@ class Mounts:
         if env:
             prepared.env[env] = data.decode(errors="surrogateescape")
         if target:
-            uid, gid = _ids(mount, expand)
-            mode = _octal(expand(mount.mode), 0o400)
+            uid, gid = _ids(mount)
+            mode = _octal(mount.mode, 0o400)
             prepared.mounts.append(FileMount(target, data, mode, uid, gid))
 
-    def _ssh(
-        self, mount: i.Mount, target: str, expand: Expand, prepared: Prepared, number: int
-    ) -> None:
-        name = expand(mount.id) or "default"
+    def _ssh(self, mount: i.Mount, target: str, prepared: Prepared, number: int) -> None:
+        name = mount.id or "default"
         target = target or f"{_AGENT}.{number}"
         prepared.facts.append(["ssh", name, target])
         socket = self._options.ssh.get(name)
@@ -255,6 +252,15 @@ class Mounts:
             return
         prepared.env.setdefault("SSH_AUTH_SOCK", target)
         prepared.mounts.append(SocketMount(target, socket))
+
+
+def _expanded(mount: i.Mount, expand: Expand) -> i.Mount:
+    try:
+        return parse_mount(mount.text, expand)
+    except ExpansionError:
+        raise
+    except ValueError as error:
+        raise BuildError(f"--mount={mount.text}: {error}") from None
 
 
 def _cache_path(library: Library, name: str) -> Path:
@@ -288,9 +294,9 @@ def _try(lock: Any, stack: ExitStack) -> bool:
     return True
 
 
-def _ids(mount: i.Mount, expand: Expand) -> tuple[int, int]:
+def _ids(mount: i.Mount) -> tuple[int, int]:
     found = []
-    for name, text in (("uid", expand(mount.uid)), ("gid", expand(mount.gid))):
+    for name, text in (("uid", mount.uid), ("gid", mount.gid)):
         if text and not is_number(text):
             raise BuildError(f"--mount: {name}={text}: expected a number")
         found.append(int(text or 0))

@@ -230,6 +230,31 @@ def test_what_is_behind_options_is_the_shells(flag: str, command: str) -> None:
     assert one(f"RUN {flag} {command}").command.words == (command,)
 
 
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("type=secret,id=s,ro", Mount("secret", id="s", read_only=True)),
+        ("type=secret,id=s,rw", Mount("secret", id="s", read_only=False)),
+        ("type=ssh,readonly", Mount("ssh", read_only=True)),
+        ("type=tmpfs,target=/t,rw", Mount("tmpfs", target="/t", read_only=False)),
+        ("type=tmpfs,target=/t,ro=false", Mount("tmpfs", target="/t", read_only=False)),
+        ("type=CACHE,target=/c,sharing=Locked", Mount("cache", target="/c", sharing="locked")),
+        ("target=/b,from=a,ro=T", Mount("bind", target="/b", from_="a", read_only=True)),
+    ],
+)
+def test_mounts_are_read_as_buildkit_reads_them(text: str, mount: Mount) -> None:
+    assert one(f"RUN --mount={text} x").mounts == (mount,)
+
+
+@pytest.mark.parametrize(
+    "text", ["type=$v,target=/c,from=a", "type=cache,target=/c,sharing=${v},from=a",
+             "target=/c,ro=$v,from=a", "type=$v,id=a,required=$v,from=a"],
+)  # fmt: skip
+def test_what_a_mount_is_may_be_a_variable(text: str) -> None:
+    (mount,) = one(f"RUN --mount={text} x").mounts
+    assert (mount.from_, mount.text) == ("a", text)
+
+
 def test_copies() -> None:
     copy = one(
         "COPY --from=a --chown=1:2 --chmod=u+x --link --parents --exclude=b --exclude=c d e f/"
@@ -320,6 +345,8 @@ def test_the_other_instructions() -> None:
         ("FROM x\nRUN --mount=target=/a,ro,rw c", "both readonly and readwrite"),
         ("FROM x\nRUN --mount=type=cache,target=/a,sharing=b c", "expected one of shared"),
         ("FROM x\nRUN --mount=type=secret b", "names no secret"),
+        ("FROM x\nRUN --mount=type=tmpfs,target=/a,ro b", "leave out readonly"),
+        ("FROM x\nRUN --mount=target=/a,ro= b", "ro=: expected true or false"),
     ],
 )
 def test_errors_say_what_was_expected(text: str, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pytest_containers.build.dockerfile.source import Heredoc
@@ -77,7 +77,11 @@ class Label(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount of a RUN. Fields that are empty were not given; numbers may still be variables."""
+    """A mount of a RUN. Fields that are empty were not given.
+
+    Attributes:
+        text: As it is written: with variables, it is to be read again (`mounts.parse_mount`).
+    """
 
     type: MountType = "bind"
     from_: str = ""
@@ -92,6 +96,7 @@ class Mount:
     uid: str = ""
     gid: str = ""
     env: str = ""
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

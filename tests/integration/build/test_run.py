@@ -284,3 +284,55 @@ def test_a_bind_mount_with_options(build: Build, context: Path) -> None:
     assert " g\n" in shown.text
     assert " 16 of 4096\n" in shown.text
     assert [path.name for path in (context / "sub").iterdir()] == ["f"]
+
+
+def test_mounts_take_variables(build: Build) -> None:
+    shown = Lines()
+    text = """\
+        FROM base:1
+        ARG kind=Secret
+        ARG sharing=LOCKED
+        ARG yes=true
+        ARG mode=0440
+        ARG uid=7
+        RUN --mount=type=$kind,id=s,target=/s,required=$yes,mode=$mode,uid=$uid,gid=$uid \\
+            --mount=type=cache,target=/c,sharing=$sharing,mode=$mode,uid=$uid,id=variables \\
+            --mount=target=/b,ro=$yes \\
+            stat -c '%n %a %u' /s /c; touch /b/x || echo read-only
+        """
+    build(text, secrets={"s": b"a secret"}, display=shown, args={"uid": "0"})
+    for line in ("/s 440 0", "/c 440 0", "read-only"):
+        assert f" {line}\n" in shown.text
+
+
+@pytest.mark.needs("id range")
+def test_mounts_take_owners_from_variables(build: Build) -> None:
+    shown = Lines()
+    build(
+        """\
+        FROM base:1
+        ARG uid=7
+        RUN --mount=type=secret,id=s,target=/s,uid=$uid --mount=type=cache,target=/c,uid=$uid \\
+            stat -c '%n %u' /s /c
+        """,
+        secrets={"s": b"a secret"}, display=shown,
+    )  # fmt: skip
+    assert " /s 7\n" in shown.text
+    assert " /c 7\n" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("mount", "message"),
+    [
+        ("type=$v,target=/a", "--mount=type=$v,target=/a: there is no type 'w'"),
+        ("type=cache,target=/a,sharing=$v", "sharing=w: expected one of shared"),
+        ("target=/a,ro=$v", "ro=w: expected true or false"),
+        ("target=$none", "it has no target"),
+        ("type=cache,target=/a,uid=$v", "uid=w: expected a number"),
+        ("type=cache,target=/a,mode=$v", "mode=w: expected an octal number"),
+    ],
+)
+def test_a_variable_of_a_mount_may_be_wrong(build: Build, mount: str, message: str) -> None:
+    with pytest.raises(pc.DockerfileError) as caught:
+        build(f"FROM base:1\nARG v=w\nRUN --mount={mount} true\n")
+    assert (caught.value.line, message in caught.value.message) == (3, True)
