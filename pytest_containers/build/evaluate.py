@@ -118,7 +118,9 @@ class Evaluator:
         except DockerfileError:
             raise
         except ExpansionError as error:
-            raise self._error(str(error)) from None
+            if self._trigger:
+                raise self._error(str(error)) from None
+            raise self._graph.misread(where, error) from None
         except ContainersError as error:
             raise self._error(error.message) from error
 

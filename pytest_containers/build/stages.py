@@ -10,6 +10,7 @@ from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.dockerfile.errors import DockerfileError, at_line
 from pytest_containers.build.dockerfile.expand import ExpansionError, expand_word, is_number
 from pytest_containers.build.dockerfile.instructions import Dockerfile, Instruction
+from pytest_containers.build.dockerfile.places import expansion_error
 from pytest_containers.build.options import BuildOptions
 from pytest_containers.images.manifest import architecture
 
@@ -80,7 +81,11 @@ class Graph:
         try:
             return expand_word(text, variables, self._dockerfile.escape)
         except ExpansionError as error:
-            raise self.error(where, str(error)) from None
+            raise self.misread(where, error) from None
+
+    def misread(self, where: Instruction, error: ExpansionError) -> DockerfileError:
+        """An error of a word of an instruction, at the word."""
+        return expansion_error(self._dockerfile, where, error)
 
     def error(self, where: Instruction, message: str, *, below: str = "") -> DockerfileError:
         """An error of an instruction."""

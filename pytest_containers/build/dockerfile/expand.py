@@ -19,11 +19,13 @@ class ExpansionError(ValueError):
 
     Attributes:
         offset: Where in it.
+        text: The word.
     """
 
-    def __init__(self, message: str, offset: int) -> None:
+    def __init__(self, message: str, offset: int, text: str) -> None:
         super().__init__(message)
         self.offset = offset
+        self.text = text
 
 
 def expand_word(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
@@ -97,7 +99,7 @@ def next_word(text: str, at: int, escape: str = "\\") -> tuple[int, int] | None:
             quote, opened = letter, at
         at += 1
     if quote:
-        raise ExpansionError(f"the quote {quote} is not closed", opened)
+        raise ExpansionError(f"the quote {quote} is not closed", opened, text)
     return start, min(at, len(text))
 
 
@@ -132,7 +134,7 @@ class _Reader:
         return letter
 
     def _fail(self, message: str, offset: int | None = None) -> ExpansionError:
-        return ExpansionError(message, self._at if offset is None else offset)
+        return ExpansionError(message, self._at if offset is None else offset, self._text)
 
     def pieces(self, stop: str = "", *, raw: bool = False) -> list[tuple[str, bool]]:
         """``(text, whether blanks in it end a word)``, up to `stop`, which is read as well.

@@ -55,3 +55,45 @@ def test_a_script_may_be_indented_with_tabs(build: Build, builder: pc.Engine) ->
     image = build("FROM base:1\nRUN <<-E\n\t#!/bin/cat\n\ttext\n\tE\nRUN <<-E\n"
                   "\t#!/bin/sh -e\n\techo $0 > /name\n\tE\n")  # fmt: skip
     assert shell(builder, image, "cat /name") == "/dev/pipes/E\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "shown"),
+    [
+        ("ENV a=1 \\\n  b=x${v!}", 3, 9, "  b=x${v!}"),
+        ("ENV a='${v!}' \\\n\n# c\n  b=${v!}", 5, 8, "  b=${v!}"),
+        ('COPY --chown="${v!}" \\\n a b', 2, 18, 'COPY --chown="${v!}" \\'),
+        ('COPY \\\n ["${v:?none}", "/"]', 3, 4, ' ["${v:?none}", "/"]'),
+        ("RUN --network=none \\\n --mount=target=/x,source=${v true", 3, 27,
+         " --mount=target=/x,source=${v true"),
+        ("COPY <<A <<-B /d/\na\nA\n\tb\n\t\tx ${v:?none}\n\tB", 6, 5, "  x ${v:?none}"),
+        ("  WORKDIR \\\n /$x/${v:?none}", 3, 6, " /$x/${v:?none}"),
+        ('LABEL a="b" \\\n c="\\"${v:?none}"', 3, 7, ' c="\\"${v:?none}"'),
+        ('USER \\\n it\'s', 3, 4, " it's"),
+        ("\\\n  ARG x=${v:?none}", 3, 9, "  ARG x=${v:?none}"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_not_understood_is_shown(
+    build: Build, text: str, line: int, column: int, shown: str
+) -> None:
+    with pytest.raises(pc.DockerfileError) as caught:
+        build(f"FROM base:1\n{text}\n")
+    error = caught.value
+    assert (error.line, error.column) == (line, column)
+    assert f"  {line} | {shown}\n    | {' ' * (column - 1)}^" in error.message
+
+
+def test_a_word_of_a_from_is_shown(build: Build) -> None:
+    with pytest.raises(pc.DockerfileError) as caught:
+        build("ARG a=1 \\\n  b=${v!}\nFROM base:1\n")
+    assert (caught.value.line, caught.value.column) == (2, 8)
+    with pytest.raises(pc.DockerfileError) as caught:
+        build("FROM \\\n  --platform=${v!} base:1\n")
+    assert (caught.value.line, caught.value.column) == (2, 17)
+
+
+def test_a_word_of_a_trigger_is_shown_at_the_from(build: Build) -> None:
+    build("FROM base:1\nONBUILD ENV a=${v!}\n", tags=("misread:1",))
+    with pytest.raises(pc.DockerfileError) as caught:
+        build("FROM base:1\n\nFROM misread:1\n")
+    assert (caught.value.line, caught.value.column) == (3, 1)
