@@ -47,8 +47,16 @@ def test_nothing_of_a_failed_step_is_reused(build: Build, builder: pc.Engine) ->
 
 
 def test_a_run_that_forks_without_end_ends(build: Build) -> None:
-    with pytest.raises(pc.DockerfileError):
-        build("FROM base:1\nRUN f() { f | f & f; }; f; exit 1\n")
+    """A shell ends when it cannot fork; were there no limit, it would stop by itself at 5000."""
+    with pytest.raises(pc.DockerfileError) as caught:
+        build(
+            "FROM base:1\nRUN trap 'echo forks: $n' EXIT; n=0; "
+            "while test $n -lt 5000; do sleep 60 & n=$((n + 1)); done; exit 99\n"
+        )
+    counted, refused = sorted(caught.value.log_tail.splitlines(), reverse=True)[:2]  # two streams
+    assert "fork" in refused
+    assert 2000 < int(counted.removeprefix("forks: ")) <= 4096
+    assert caught.value.exit_code != 99
 
 
 def test_a_run_that_fills_its_disk_ends(build: Build, builder: pc.Engine) -> None:
