@@ -336,3 +336,43 @@ def test_a_variable_of_a_mount_may_be_wrong(build: Build, mount: str, message: s
     with pytest.raises(pc.DockerfileError) as caught:
         build(f"FROM base:1\nARG v=w\nRUN --mount={mount} true\n")
     assert (caught.value.line, message in caught.value.message) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "tries", "order"),
+    [("shared", 1000, "begin begin end end"), ("locked", 50, "begin end begin end")],
+)
+def test_a_locked_cache_is_for_one_at_a_time(
+    build: Build, sharing: str, tries: int, order: str
+) -> None:
+    """Two stages that run together, and each waits a while for the other to begin."""
+    cache = f"--mount=type=cache,target=/c,id=log-{os.urandom(4).hex()},sharing={sharing}"
+    run = (
+        f"RUN {cache} echo begin >> /c/log; touch /c/{{0}}; n=0; while ! test -e /c/{{1}} && "
+        f"test $n -lt {tries}; do sleep 0.01; n=$((n + 1)); done; echo end >> /c/log\n"
+    )
+    shown = Lines()
+    build(
+        f"FROM base:1 AS a\n{run.format('a', 'b')}FROM base:1 AS b\n{run.format('b', 'a')}"
+        f"FROM base:1\nRUN {cache} --mount=from=a,target=/a --mount=from=b,target=/b "
+        "echo $(cat /c/log)\n",
+        display=shown,
+    )
+    assert f" {order}\n" in shown.text
+
+
+def test_a_cache_begins_with_files_of_a_stage(build: Build) -> None:
+    number = os.urandom(4).hex()
+    stage = "FROM base:1 AS made\nRUN mkdir -p /d/sub && echo first > /d/sub/f && echo x > /d/g\n"
+    mount = f"type=cache,target=/c,id=from-{number},from=made"
+    shown, again = Lines(), Lines()
+    build(
+        f"{stage}FROM base:1\nRUN --mount={mount},source=/d/sub cat /c/f; ls /c; echo new > /c/f\n"
+        f'RUN --mount={mount} ls /c/d; echo "bin $(ls -d /c/bin)"\n',
+        display=shown,
+    )
+    for line in ("first", "f", "sub", "g", "bin /c/bin"):
+        assert f" {line}\n" in shown.text
+    build(f"{stage}FROM base:1\nRUN --mount={mount},source=/d/sub echo again; cat /c/f\n",
+          display=again)  # fmt: skip
+    assert " new\n" in again.text  # what it began with is not put there a second time

@@ -97,3 +97,65 @@ def test_a_word_of_a_trigger_is_shown_at_the_from(build: Build) -> None:
     with pytest.raises(pc.DockerfileError) as caught:
         build("FROM base:1\n\nFROM misread:1\n")
     assert (caught.value.line, caught.value.column) == (3, 1)
+
+
+def test_add_takes_documents(build: Build, builder: pc.Engine) -> None:
+    image = build("""\
+        FROM base:1
+        ENV who=world
+        ADD --chmod=600 <<one <<-"two" /files/
+        hello $who
+        one
+        \t\thello $who
+        \ttwo
+        """)
+    script = "cat /files/one /files/two; stat -c %a /files/one"
+    assert shell(builder, image, script) == "hello world\nhello $who\n600\n"
+
+
+def test_documents_of_triggers_are_for_the_next_build(build: Build, builder: pc.Engine) -> None:
+    build(
+        """\
+        FROM base:1
+        ENV who=parent
+        ONBUILD RUN <<E
+        echo "run $who" > /run-by-shell
+        E
+        ONBUILD RUN <<-"E"
+        \t#!/bin/sh
+        \techo "script $0 $who" > /run-as-script
+        \tE
+        ONBUILD RUN cat <<A > /read; cat <<"B" >> /read
+        $who
+        A
+        $who
+        B
+        ONBUILD ADD <<a <<"b" /files/
+        add $who
+        a
+        add $who
+        b
+        ONBUILD COPY <<E /files/c
+        copy $who
+        E
+        """,
+        tags=("documents:1",),
+    )
+    assert shell(builder, builder.image("documents:1"), "ls -d /run-* /read /files 2>&-") == ""
+    image = build("FROM documents:1\nENV who=child\n")
+    script = "cat /run-by-shell /run-as-script /read /files/a /files/b /files/c"
+    assert shell(builder, image, script) == (
+        "run parent\nscript /dev/pipes/E parent\nparent\n$who\nadd parent\nadd $who\ncopy parent\n"
+    )
+
+
+def test_all_times_of_a_health_check_are_kept(build: Build, builder: pc.Engine) -> None:
+    build(
+        "FROM base:1\nHEALTHCHECK --interval=5s --timeout=1m30s --start-period=1.5s "
+        '--start-interval=250ms --retries=4 CMD ["true"]\n',
+        tags=("healthy:1",),
+    )
+    assert builder.images.inspect("healthy:1")["config"]["Healthcheck"] == {
+        "Test": ["CMD", "true"], "Interval": 5 * 10**9, "Timeout": 90 * 10**9,
+        "StartPeriod": 15 * 10**8, "StartInterval": 25 * 10**7, "Retries": 4,
+    }  # fmt: skip
