@@ -59,7 +59,7 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ValueError("a whole number, 0 or more")
     return int(text)
 
@@ -93,7 +93,7 @@ def _flag(text: str) -> bool:
 
 
 def _lookahead(text: str) -> str:
-    if text not in ("on", "off") and not text.isdigit():
+    if text not in ("on", "off") and not text.isdecimal():
         raise ValueError("on, off, or a number of containers")
     return text
 

@@ -189,7 +189,7 @@ def signal_number(value: str | int | None, default: str = "TERM") -> int:
     text = str(default if value is None else value).upper().removeprefix("SIG")
     name, sign, offset = re.fullmatch(r"([^+-]*)([+-]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # anything matches
     try:
-        number = int(name) if name.isdigit() and not sign else int(signal.Signals[f"SIG{name}"])
+        number = int(name) if name.isdecimal() and not sign else int(signal.Signals[f"SIG{name}"])
         number += int(f"{sign}{offset}") if sign else 0
     except (KeyError, ValueError):
         number = 0

@@ -262,7 +262,7 @@ class _Build:
         stage = self._graph.find(name)
         if stage is not None:
             return self._result(stage, asking).image, f"stage {stage.name}"
-        if name.isascii() and name.isdigit():
+        if name.isascii() and name.isdecimal():
             count = len(self._graph.stages)
             raise BuildError(f"there is no stage {name}: there are {count}, numbered from 0")
         try:

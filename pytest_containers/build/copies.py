@@ -130,7 +130,7 @@ class Collected:
     def needs_base(self) -> bool:
         """Whether the layers below matter."""
         return not self.link or not all(
-            part.isdigit() for part in self.owner.split(":") if self.owner
+            part.isdecimal() for part in self.owner.split(":") if self.owner
         )
 
 

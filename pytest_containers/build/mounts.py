@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -306,10 +307,9 @@ def _ids(mount: i.Mount) -> tuple[int, int]:
 def _octal(text: str, default: int) -> int:
     if not text:
         return default
-    try:
-        return int(text, 8) & 0o7777
-    except ValueError:
-        raise BuildError(f"--mount: mode={text}: expected an octal number") from None
+    if re.fullmatch("[0-7]{1,5}", text) is None:
+        raise BuildError(f"--mount: mode={text}: expected an octal number")
+    return int(text, 8) & 0o7777
 
 
 def _size(text: str) -> int | None:

@@ -66,7 +66,7 @@ def with_epoch(options: BuildOptions) -> BuildOptions:
     given = options.args.get(EPOCH)
     if given is None and options.epoch is None:
         return options
-    if given is not None and not (given.isascii() and given.isdigit()):
+    if given is not None and not (given.isascii() and given.isdecimal()):
         raise ValueError(f"{EPOCH}={given} is not a number of seconds since 1970")
     epoch = options.epoch if given is None else int(given)
     return replace(options, epoch=epoch, args={**options.args, EPOCH: str(epoch)})
@@ -75,7 +75,7 @@ def with_epoch(options: BuildOptions) -> BuildOptions:
 def epoch_of(environ: Mapping[str, str] = os.environ) -> int | None:
     """``SOURCE_DATE_EPOCH`` of the environment, if it is a number."""
     text = environ.get(EPOCH, "")
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def size_of(text: str) -> int:
@@ -86,6 +86,6 @@ def size_of(text: str) -> int:
     """
     digits = text.rstrip("bBkKmMgGtTi")
     unit = text[len(digits) :].lower().replace("i", "").removesuffix("b")
-    if not digits.isdigit() or unit not in _SIZES:
+    if not digits.isdecimal() or unit not in _SIZES:
         raise ValueError(f"{text!r} is not a size: expected a number of bytes, as 64m")
     return int(digits) * _SIZES[unit]

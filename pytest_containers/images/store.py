@@ -101,7 +101,7 @@ class Store:
         except FileNotFoundError:
             self._initialise()
             return
-        if not text.strip().isdigit() or int(text) > VERSION:
+        if not text.strip().isdecimal() or int(text) > VERSION:
             raise ImageError(
                 f"the image store {self.home} has format {text.strip()!r} and this version "
                 f"knows up to {VERSION}; upgrade pytest-containers, "

@@ -120,7 +120,7 @@ def from_ini(lines: list[str]) -> None:
         head, *rest = line.split()
         name, _, number = head.rpartition(":")
         pairs = [one.partition("=") for one in rest]
-        if not name or not number.isdigit() or not all(equals for _, equals, _ in pairs):
+        if not name or not number.isdecimal() or not all(equals for _, equals, _ in pairs):
             raise SettingsError(
                 f"containers_endpoint: {line!r} is not usable; it must be 'fixture:port "
                 "VARIABLE=value …', as in 'db:5432 DATABASE_URL=postgresql://{host}:{port}/test'"

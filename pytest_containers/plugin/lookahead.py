@@ -55,7 +55,7 @@ class Lookahead:
         self._room: tuple[float, bool] = (-1.0, True)
 
     def _limit_of(self, wanted: str) -> int:
-        if wanted.isdigit():
+        if wanted.isdecimal():
             return int(wanted)
         if wanted == "off":
             return 0

@@ -64,7 +64,7 @@ def _platform() -> Capability:
 def kernel_version() -> tuple[int, int]:
     """Major and minor number of the running kernel."""
     major, minor, *_ = os.uname().release.split(".")
-    return int(major), int("".join(letter for letter in minor if letter.isdigit()) or 0)
+    return int(major), int("".join(letter for letter in minor if letter.isdecimal()) or 0)
 
 
 def _kernel() -> Capability:
@@ -141,7 +141,7 @@ def _free_range() -> str:
     for path in ("/etc/subuid", "/etc/subgid"):
         for line in (_read(path) or "").splitlines():
             fields = line.split(":")
-            if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+            if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
                 end = max(end, int(fields[1]) + int(fields[2]))
     return f"{end}-{end + identity.RANGE_SIZE - 1}"
 

@@ -81,7 +81,9 @@ def test_signals(value: str | int | None, number: int) -> None:
     assert signal_number(value) == number
 
 
-@pytest.mark.parametrize("value", ["NOSUCH", 0, 999, "SIG", "RTMIN+x", "RTMIN+99", "9+1", "A-B-C"])
+@pytest.mark.parametrize(
+    "value", ["NOSUCH", 0, 999, "SIG", "RTMIN+x", "RTMIN+99", "²", "9+1", "A-B-C"]
+)
 def test_signals_that_do_not_exist(value: str | int) -> None:
     with pytest.raises(errors.SpecError, match="does not exist"):
         signal_number(value)
@@ -157,7 +159,7 @@ def test_users_of_a_root(tmp_path: Path) -> None:
         assert users.resolve(fd, "web:extra") == users.User(33, 50, (), "/srv")
         assert users.resolve(fd, "1000") == users.User(1000, 0, (), "/")
         assert users.resolve(fd, "33:7", ["extra"]) == users.User(33, 7, (50,), "/srv")
-        for wrong in ("nosuch", "web:nosuch", "4294967295", "9" * 30):
+        for wrong in ("nosuch", "web:nosuch", "4294967295", "9" * 30, "²", "0:²"):
             with pytest.raises(FaultError):
                 users.resolve(fd, wrong)
     finally:

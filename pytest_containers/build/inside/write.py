@@ -106,9 +106,9 @@ def _owner(users: int | None, text: str) -> tuple[int, int] | None:
         return None
     user, _, group = text.partition(":")
     for part in (user, group):
-        if part.isdigit() and not (_NUMBER.match(part) and int(part) <= _MAX_ID):
+        if part.isdecimal() and not (_NUMBER.match(part) and int(part) <= _MAX_ID):
             raise BuildError(f"--chown={text}: {part} is not an id: expected 0 to {_MAX_ID}")
-    if user.isdigit() and (group.isdigit() or not group):
+    if user.isdecimal() and (group.isdecimal() or not group):
         return int(user), int(group or user)
     if users is None:
         raise BuildError(f"--chown={text}: there is no image below that has users; use numbers")

@@ -369,7 +369,7 @@ def _is_plain_http(error: Exception | None) -> bool:
 def _pause_of(response: Response, attempt: int) -> float:
     """Seconds: what the registry asks for, else 2 doubling to 60."""
     asked = response.headers.get("Retry-After", "").strip()
-    if asked.isdigit():
+    if asked.isdecimal():
         return float(asked)
     if asked:
         with contextlib.suppress(ValueError, TypeError):

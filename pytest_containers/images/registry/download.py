@@ -120,7 +120,7 @@ class _Download:
             raise self._lie(f"answers {response.status}")
         else:
             length = response.headers.get("Content-Length", "")
-            if length.isdigit() and int(length) > size:
+            if length.isdecimal() and int(length) > size:
                 raise self._lie(f"announces {length} bytes instead of {size}")
 
     def _lie(self, what: str) -> RegistryError:

@@ -192,7 +192,7 @@ def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
     if "REQUEST_METHOD" in environ:
         lower.pop("http_proxy", None)
     proxies = {key.removesuffix("_proxy"): value for key, value in lower.items() if value}
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if is_loopback(host) or proxy_bypass_environment(host, proxies):
         return ""
     if proxy_bypass_environment(name, proxies):

@@ -89,7 +89,12 @@ def subordinate(path: str, uid: int) -> tuple[int, int] | None:
         return None
     for line in lines:
         fields = line.split(":")
-        if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit():
+        if (
+            len(fields) == 3
+            and fields[0] in names
+            and fields[1].isdecimal()
+            and fields[2].isdecimal()
+        ):
             start, count = int(fields[1]), min(int(fields[2]), RANGE_SIZE)
             if count >= 1000:
                 return start, count

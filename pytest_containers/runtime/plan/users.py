@@ -49,15 +49,15 @@ def resolve(root_fd: int, user: str, extra_groups: Sequence[str] = ()) -> User:
     if wanted_group:
         gid = _find_group(groups, wanted_group)
     elif name:
-        found = [int(row[2]) for row in groups if name in row[3].split(",") and row[2].isdigit()]
+        found = [int(row[2]) for row in groups if name in row[3].split(",") and row[2].isdecimal()]
     found += [_find_group(groups, group) for group in extra_groups]
     return User(uid, gid, tuple(dict.fromkeys(found)), home)
 
 
 def _find_user(entries: Sequence[Sequence[str]], wanted: str) -> tuple[int, int, str, str]:
-    column, number = (2, _number(wanted, "user")) if wanted.isdigit() else (0, 0)
+    column, number = (2, _number(wanted, "user")) if wanted.isdecimal() else (0, 0)
     for row in entries:
-        if not (row[2].isdigit() and row[3].isdigit()):
+        if not (row[2].isdecimal() and row[3].isdecimal()):
             continue
         if (int(row[2]) == number) if column else (row[0] == wanted):
             return int(row[2]), int(row[3]), row[0], row[5]
@@ -71,10 +71,10 @@ def _find_user(entries: Sequence[Sequence[str]], wanted: str) -> tuple[int, int,
 
 
 def _find_group(entries: Sequence[Sequence[str]], wanted: str) -> int:
-    if wanted.isdigit():
+    if wanted.isdecimal():
         return _number(wanted, "group")
     for row in entries:
-        if row[0] == wanted and row[2].isdigit():
+        if row[0] == wanted and row[2].isdecimal():
             return int(row[2])
     raise FaultError(
         "StartError",
