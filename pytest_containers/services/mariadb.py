@@ -133,10 +133,11 @@ class MariaDB(SqlService):
             "--batch", "--skip-column-names", "--default-character-set=utf8mb4",
             self.database if database is None else database,
         ]  # fmt: skip
-        answer = self._client(command, text, env={"MYSQL_PWD": self.password})
+        # Not splitlines(): the client escapes a newline and none of what Unicode takes for one.
+        lines = self._client(command, text, env={"MYSQL_PWD": self.password}).split("\n")
         return [
             ["" if field == "NULL" else _unescaped(field) for field in line.split("\t")]
-            for line in answer.splitlines()
+            for line in lines[:-1]
         ]
 
     def clone_database(self, name: str, template: str) -> None:

@@ -35,6 +35,7 @@ _FIND = (
     "for d in /usr/bin /usr/lib/postgresql/*/bin; do [ -x $d/postgres ] && p=$d; done; "
     'exec "$p/$0" "$@"'
 )
+_BETWEEN = "\x1f\x1e\x1f"
 _SAID, _PATIENCE_S = "database system is ready to accept connections", 1.0
 _HBA = "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all all scram-sha-256\n"
 # Only the method of passwords, at the end of lines.
@@ -190,11 +191,12 @@ class Postgres(SqlService):
         """Run SQL with psql, as its superuser; see `SqlService.sql`."""
         command = [
             *self._program(self.container.image, "psql"), "-h", _SOCKET, "-U", self.user,
-            "-d", database or self.database, "-XqAt", "-v", "ON_ERROR_STOP=1", "-F", "\x1f",
-            "-R", "\x1e", "-f", "-",
+            "-d", database or self.database, "-XqAt0", "-v", "ON_ERROR_STOP=1", "-F", _BETWEEN,
+            "-f", "-",
         ]  # fmt: skip
-        answer = self._client(command, text, user="postgres").removesuffix("\n")
-        return [row.split("\x1f") for row in answer.split("\x1e") if row]
+        # Only as NUL does a separator end the last row of a result too, and no text contains it.
+        rows = self._client(command, text, user="postgres").split("\0")
+        return [row.split(_BETWEEN) for row in (rows if rows[-1] else rows[:-1])]
 
     def clone_database(self, name: str, template: str) -> None:
         """See `SqlService.clone_database`."""

@@ -27,7 +27,8 @@ class SqlService(Service):
             database: None is its own.
 
         Returns:
-            Rows of texts of all statements; NULL is an empty text.
+            The rows of all statements, one after the other, each a list of texts; NULL is an
+            empty text.
 
         Raises:
             ExecError: A statement failed; none after it was run.

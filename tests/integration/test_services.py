@@ -134,6 +134,18 @@ def test_seeds_of_sql(start, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+def test_rows_of_sql_are_what_was_selected(start, name: str) -> None:
+    db = start(name)
+    assert db.sql("select 1; select 2") == [["1"], ["2"]]
+    assert db.sql("select null") == db.sql("select ''") == [[""]]
+    assert db.sql("select 'a' union all select '' union all select 'b'") == [["a"], [""], ["b"]]
+    assert db.sql("select null, ''; select 1 where 1 = 0; select '', 'x'") == [["", ""], ["", "x"]]
+    odd = "a\nb\x1e\x1f\x0b\u2028\tc"
+    assert db.sql(f"select '{odd}', '{odd}'; select '\n'") == [[odd, odd], ["\n"]]
+    assert db.sql("create table t (a int)") == []
+
+
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
 def test_sql_that_fails(start, name: str) -> None:
     db = start(name)
     with pytest.raises(pc.ExecError, match=r"(?s)SQL in '\w+' failed: .*nonsense"):
