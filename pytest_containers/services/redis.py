@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pytest_containers import wait
-from pytest_containers.errors import hide_frames
+from pytest_containers.errors import ExecError, hide_frames
 from pytest_containers.images.image import Image
 from pytest_containers.services.base import Service, directories
 from pytest_containers.spec import ContainerSpec
@@ -16,6 +17,8 @@ from pytest_containers.state.warm import Stage
 __tracebackhide__ = hide_frames
 
 _DATA = "/data"
+# With types shown, texts are quoted, so that nothing else begins like this; also within an EXEC's.
+_REFUSED = re.compile(r"^ *(?:\d+[)~#%] +)*\(error\) (.*)|^(Invalid argument\(s\))$", re.MULTILINE)
 
 
 class Redis(Service):
@@ -60,20 +63,41 @@ class Redis(Service):
     def command(self, *words: str, input: bytes | None = None) -> str:
         """Run a command with the server's own client, ``command("SET", "key", "value")``.
 
+        Args:
+            input: Without words, commands, each on a line; all are run, and if one fails, that is
+                raised. The answer is as the client shows it to people then.
+
         Raises:
             ExecError: It failed.
         """
-        login = ["-a", self.password, "--no-auth-warning"] if self.password else []
-        database = ["-n", self.database] if self.database else []
-        result = self.exec([self.client, "-e", *login, *database, *words], input=input, check=True)
+        if not words:
+            return self._run_lines(input or b"", "commands")
+        result = self.exec([*self._client(), "-e", *words], input=input, check=True)
         return str(result.stdout.decode()).removesuffix("\n")
 
     def run_script(self, path: Path) -> None:
         """``.redis``: a command on each line; ``.sh`` for the shell of the container."""
         if path.name.endswith(".redis"):
-            self.command(input=path.read_bytes())
+            self._run_lines(path.read_bytes(), f"script {path.name}")
         else:
             super().run_script(path)
+
+    def _run_lines(self, lines: bytes, title: str) -> str:
+        """Run commands; the client itself ends with 0 whatever the server says to them."""
+        result = self.exec([*self._client(), "--no-raw"], input=lines, check=True)
+        said = str(result.stdout.decode(errors="replace"))
+        refused = [one or other for one, other in _REFUSED.findall(said)]
+        refused += result.stderr.decode(errors="replace").split("\n")[:1] if result.stderr else []
+        if refused:
+            raise ExecError(
+                f"{title} in {self.name!r} failed: {refused[0]}",
+                returncode=result.returncode, stdout=result.stdout, stderr=result.stderr,
+            )  # fmt: skip
+        return said.removesuffix("\n")
+
+    def _client(self) -> list[str]:
+        login = ["-a", self.password, "--no-auth-warning"] if self.password else []
+        return [self.client, *login, *(["-n", self.database] if self.database else [])]
 
 
 class Valkey(Redis):

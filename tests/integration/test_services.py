@@ -250,6 +250,43 @@ def test_seeds_of_redis(start, tmp_path: Path) -> None:
     assert redis.url().startswith("redis://:pw@")
 
 
+@pytest.mark.needs("redis")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SET a 1\nSETT b 2\nSET c 3\n", "unknown command 'SETT'"),
+        ("SET a 1\nSELECT 99\n", "out of range"),
+        ('SET a "x\n', "Invalid argument"),
+        ("MULTI\nSET a x\nINCR a\nEXEC\n", "not an integer"),
+        ("EVAL \"return {1, {redis.error_reply('MY own')}}\" 0\n", "MY own"),
+    ],
+)
+def test_a_script_of_redis_that_fails_is_not_kept(
+    start, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "keys.redis").write_text(text)
+    for _ in range(2):
+        with pytest.raises(pc.SeedError, match=f"script keys.redis in 'redis' failed: .*{message}"):
+            start("Redis", seed="keys.redis", password="pw")
+
+
+@pytest.mark.needs("redis")
+def test_texts_in_a_script_of_redis_may_look_like_errors(start, tmp_path: Path) -> None:
+    lines = [
+        "ECHO '(error) ERR'",
+        'SET a "x\\n(error) ERR"',
+        "GET a",
+        "",
+        "KEYS *",
+        "CONFIG GET s*",
+    ]
+    (tmp_path / "keys.redis").write_text("\n".join(lines))
+    redis = start("Redis", seed="keys.redis", database=3)
+    assert redis.command("GET", "a") == "x\n(error) ERR"
+    with pytest.raises(pc.ExecError, match="commands in 'redis' failed: ERR unknown command"):
+        redis.command(input=b"SETT b 2\nSET c 3\n")
+
+
 @pytest.mark.needs("nginx")
 def test_nginx_serves_a_directory_and_takes_a_configuration(start, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
