@@ -67,7 +67,7 @@ def container_fixture(
     params: Any = None,
     ids: Any = None,
     seed: Any = None,
-    inputs: Sequence[Any] = (),
+    inputs: Any = (),
     seed_timeout_s: float | None = None,
     isolation: Isolation = "server",
     endpoint: Endpoint | None = None,
@@ -95,7 +95,8 @@ def container_fixture(
         scope, autouse, name, params, ids: As `pytest.fixture`.
         seed: What brings it into the state that tests want, done once and kept: a callable that
             gets the ready container, a script, a directory of scripts, or several of these.
-        inputs: Files, directories and globs that the seed depends on beside what it is seen to use.
+        inputs: A file, directory or glob that the seed depends on beside what it is seen to use,
+            or several.
         seed_timeout_s: How long a seed may take; None is 600.
         isolation: ``"server"``: a container for each test (of the scope); ``"none"``: one for all
             tests, in all workers.
@@ -127,7 +128,7 @@ def service_fixture(
     service: Service,
     *,
     seed: Any = None,
-    inputs: Sequence[Any] = (),
+    inputs: Any = (),
     seed_timeout_s: float | None = None,
     isolation: Isolation = "server",
     endpoint: Any = None,

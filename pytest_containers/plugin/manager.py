@@ -330,20 +330,32 @@ class Containers:
         )
         return container
 
-    def service(self, kind: str | type[Service], *, seed: Any = None, **options: Any) -> Any:
+    def service(
+        self,
+        kind: str | type[Service],
+        *,
+        seed: Any = None,
+        inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        seed_timeout_s: float | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> Any:
         """Start a service; it is removed at the end of the scope.
 
         Args:
             kind: A class of `services`, or its name: ``"redis"``; plugins may add names
                 (`pytest_containers_services`).
-            seed: As in `Service.fixture`.
-            **options: What the service takes, and ``name``, its host name.
+            seed, inputs, seed_timeout_s: As in `Service.fixture`.
+            name: Its host name; None is the class's.
+            **options: What the service takes.
         """
         from pytest_containers.plugin.recipe import Recipe, folder_of_caller
+        from pytest_containers.services.options import check_names
 
-        name = options.pop("name", None)
-        made = self._manager.service_class(kind)(**options)
-        recipe = Recipe(made, seed=seed, folder=folder_of_caller(2))
+        service = self._manager.service_class(kind)
+        check_names(service, options, ("seed", "inputs", "seed_timeout_s", "name"))
+        made = service(**options)
+        recipe = Recipe(made, seed, inputs, seed_timeout_s, folder=folder_of_caller(2))
         name = name or type(made).__name__.lower()
         wanted = self._manager.provider.wanted(recipe, name, ())
         assert wanted is not None

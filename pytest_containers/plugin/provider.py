@@ -17,6 +17,7 @@ from pytest_containers.errors import ContainersError, hide_frames
 from pytest_containers.plugin.endpoints import exported, named
 from pytest_containers.services.sql import SqlService
 from pytest_containers.spec import ContainerSpec
+from pytest_containers.state.facts import Inputs
 from pytest_containers.state.warm import Outcome, Stage, Warm
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Provider:
         build: bool,
     ) -> Wanted | None:  # fmt: skip
         if isinstance(what, ContainerSpec) and not seeds:
+            Inputs(recipe.inputs, recipe.folder)  # says what is not there, seed or not
             return Wanted(what, what)
         engine = self._manager.engine
         base = engine.image(what.image if isinstance(what, ContainerSpec) else what.source())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_containers.errors import SpecError, hide_frames
 from pytest_containers.services.base import SEED_LIMIT_S, Isolation, Service
+from pytest_containers.services.options import check_scripts, paths_of
 from pytest_containers.services.sql import SqlService
 from pytest_containers.spec import ContainerSpec, Tmpfs
 from pytest_containers.state.facts import Inputs
@@ -39,7 +40,7 @@ class Recipe:
 
     what: ContainerSpec | Service
     seed: Any = None
-    inputs: Sequence[Any] = ()
+    inputs: Any = ()
     seed_timeout_s: float | None = None
     isolation: Isolation = "server"
     endpoint: Endpoint | None = None
@@ -56,8 +57,7 @@ class Recipe:
                 "isolation='database' is for SQL services (Postgres, MariaDB, MySQL); this has no "
                 "databases: use 'server' or 'none'"
             )
-        if isinstance(self.inputs, str):
-            raise SpecError(f"inputs={self.inputs!r} must be a list of paths")
+        object.__setattr__(self, "inputs", paths_of(self.inputs))
 
     @property
     def service(self) -> Service | None:
@@ -70,8 +70,12 @@ class Recipe:
         Args:
             more: Seeds, and what their relative paths are relative to.
         """
-        found = seeds_of(self.seed, self.folder)
-        return found + [seed for value, folder in more for seed in seeds_of(value, folder)]
+        found: list[Seed] = []
+        for value, folder in [(self.seed, self.folder), *more]:
+            found += seeds_of(value, folder)
+            if self.service is not None:
+                check_scripts(self.service, value, folder)
+        return found
 
     def stages(
         self, what: ContainerSpec | Service, base: Image, seeds: Sequence[Seed]

@@ -18,11 +18,11 @@ from urllib.parse import quote
 from pytest_containers.errors import (
     ContainersError,
     NotRunningError,
-    SpecError,
     UnsupportedError,
     hide_frames,
 )
 from pytest_containers.images.image import Image
+from pytest_containers.services import options as checks
 from pytest_containers.spec import ContainerSpec
 from pytest_containers.state.facts import Inputs
 from pytest_containers.state.seeds import Seed, seeds_of
@@ -37,6 +37,9 @@ __tracebackhide__ = hide_frames
 
 _PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/sbin", "/bin")
 SEED_LIMIT_S = 600.0
+_OF_FIXTURES = (
+    "seed", "inputs", "seed_timeout_s", "isolation", "endpoint", "scope", "autouse", "name",
+)  # fmt: skip
 Isolation = Literal["server", "database", "none"]
 
 
@@ -65,6 +68,9 @@ class Service(ABC):
         fast: Settings that make it fast and unsafe; used unless `durable`.
         clean: Whether it ends by itself when it is told to.
         alone: Whether it starts without other containers, so that it may be started before them.
+        scripts: Ends of names of files that `run_script` applies.
+        port_options, port_variables: Words of its command line, ``"-c port"`` being two, and of
+            the environment that would let it listen elsewhere; they are refused.
     """
 
     reference: ClassVar[str] = ""
@@ -75,6 +81,9 @@ class Service(ABC):
     fast: ClassVar[tuple[str, ...]] = ()
     clean: ClassVar[bool] = True
     alone: ClassVar[bool] = True
+    scripts: ClassVar[tuple[str, ...]] = (".sh",)
+    port_options: ClassVar[tuple[str, ...]] = ()
+    port_variables: ClassVar[tuple[str, ...]] = ()
     user: str = ""
     password: str = ""
     database: str = ""
@@ -88,11 +97,13 @@ class Service(ABC):
         arguments: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        checks.check_names(type(self), options)
         self.image: str | Image = image if image is not None else self.reference
         self.durable = durable
         self.env: dict[str, str] = dict(env or {})
         self.arguments: tuple[str, ...] = tuple(arguments)
         self.options: dict[str, Any] = options
+        checks.check_port(type(self), self.arguments, self.env)
         self._container: Container | None = None
 
     @classmethod
@@ -100,7 +111,7 @@ class Service(ABC):
         cls,
         *,
         seed: Any = None,
-        inputs: Sequence[str | os.PathLike[str]] = (),
+        inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         seed_timeout_s: float | None = None,
         isolation: Isolation = "server",
         endpoint: Any = None,
@@ -114,8 +125,8 @@ class Service(ABC):
         Args:
             seed: What brings it into the state that tests want, done once and kept: a callable
                 that gets the ready service, a script, a directory of scripts, or several of these.
-            inputs: Files, directories and globs that the seed depends on beside what it is seen
-                to use.
+            inputs: A file, directory or glob that the seed depends on beside what it is seen to
+                use, or several.
             seed_timeout_s: How long a seed may take; None is 600.
             isolation: ``"server"``: one for each test (of the scope); ``"database"``: a database
                 for each test on a server that all tests share; ``"none"``: one for all.
@@ -125,6 +136,7 @@ class Service(ABC):
             scope, autouse, name: As `pytest.fixture`.
             **options: What the service takes.
         """
+        checks.check_names(cls, options, _OF_FIXTURES)
         # Upwards, and only when somebody asks for a fixture: services work without pytest.
         from pytest_containers.plugin.fixtures import service_fixture
 
@@ -156,13 +168,13 @@ class Service(ABC):
         return None
 
     def run_script(self, path: Path) -> None:
-        """Apply a script of a seed.
+        """Apply a script of a seed; a class that defines this tells `scripts` too.
 
         Raises:
             SpecError: It is of no kind that this service knows.
         """
         if not path.name.endswith(".sh"):
-            raise SpecError(f"seed {path}: {type(self).__name__} can run .sh files only")
+            raise checks.unknown_script(self, path)
         self.exec(["/bin/sh", "-e"], input=path.read_bytes(), check=True)
 
     def known_by(self) -> str:
@@ -239,7 +251,7 @@ class Service(ABC):
         engine: Engine,
         *,
         seed: Any = None,
-        inputs: Sequence[str | os.PathLike[str]] = (),
+        inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         name: str | None = None,
         network: Network | None = None,
         project: str | os.PathLike[str] = ".",
@@ -259,8 +271,9 @@ class Service(ABC):
         """
         folder = Path(project).resolve()
         name = name or type(self).__name__.lower()
+        checks.check_scripts(self, seed, folder)
         base = engine.image(self.source())
-        stages = self.stages(base, seeds_of(seed, folder), Inputs(inputs, folder))
+        stages = self.stages(base, seeds_of(seed, folder), Inputs(checks.paths_of(inputs), folder))
         image = Warm(engine, folder).image(name, base, stages, name=name)
         spec = dataclasses.replace(self.serve(base), image=image)
         return self.bound(engine.run(spec, name=name, network=network))

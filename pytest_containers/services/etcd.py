@@ -18,6 +18,8 @@ class Etcd(Service):
     programs: ClassVar[tuple[str, ...]] = ("etcd",)
     packages: ClassVar[str] = "etcd-server"
     scheme: ClassVar[str] = "http"
+    port_options: ClassVar[tuple[str, ...]] = ("--listen-client-urls", "-listen-client-urls")
+    port_variables: ClassVar[tuple[str, ...]] = ("ETCD_LISTEN_CLIENT_URLS",)
     fast: ClassVar[tuple[str, ...]] = (
         "--unsafe-no-fsync",
         "--heartbeat-interval=10",

@@ -35,6 +35,8 @@ class MariaDB(SqlService):
     programs: ClassVar[tuple[str, ...]] = ("mariadbd", "mariadb", "mariadb-install-db")
     packages: ClassVar[str] = "mariadb-server"
     scheme: ClassVar[str] = "mysql"
+    port_options: ClassVar[tuple[str, ...]] = ("-P", "--port")
+    port_variables: ClassVar[tuple[str, ...]] = ("MYSQL_TCP_PORT",)
     # Nothing is synced; small files, since the first write to one copies it whole.
     fast: ClassVar[tuple[str, ...]] = (
         "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",

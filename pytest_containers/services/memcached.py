@@ -18,6 +18,7 @@ class Memcached(Service):
     programs: ClassVar[tuple[str, ...]] = ("memcached",)
     packages: ClassVar[str] = "memcached"
     scheme: ClassVar[str] = "memcached"
+    port_options: ClassVar[tuple[str, ...]] = ("-p", "--port")
     clean: ClassVar[bool] = False
 
     def serve(self, image: Image) -> ContainerSpec:

@@ -28,6 +28,7 @@ class Mosquitto(Service):
     programs: ClassVar[tuple[str, ...]] = ("mosquitto",)
     packages: ClassVar[str] = "mosquitto"
     scheme: ClassVar[str] = "mqtt"
+    port_options: ClassVar[tuple[str, ...]] = ("-p", "--port")
 
     def serve(self, image: Image) -> ContainerSpec:
         """The broker; retained messages are in a file when it has ended."""

@@ -24,6 +24,7 @@ class Nats(Service):
     programs: ClassVar[tuple[str, ...]] = ("nats-server",)
     packages: ClassVar[str] = "nats-server"
     scheme: ClassVar[str] = "nats"
+    port_options: ClassVar[tuple[str, ...]] = ("-p", "-port", "--port")
     clean: ClassVar[bool] = False  # it ends with 1 when it is told to
 
     def __init__(

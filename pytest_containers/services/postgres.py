@@ -56,6 +56,8 @@ class Postgres(SqlService):
     programs: ClassVar[tuple[str, ...]] = ("postgres", "initdb", "psql")
     packages: ClassVar[str] = "postgresql"
     scheme: ClassVar[str] = "postgresql"
+    port_options: ClassVar[tuple[str, ...]] = ("-p", "--port", "-c port")
+    port_variables: ClassVar[tuple[str, ...]] = ("PGPORT",)
     # Nothing is synced; what is committed is in files nevertheless, for snapshots. And the first
     # write to a segment of 1 MB copies that and not 16.
     fast: ClassVar[tuple[str, ...]] = (

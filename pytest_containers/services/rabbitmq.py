@@ -32,6 +32,7 @@ class RabbitMQ(Service):
     programs: ClassVar[tuple[str, ...]] = ("rabbitmq-server", "rabbitmqctl")
     packages: ClassVar[str] = "rabbitmq-server"
     scheme: ClassVar[str] = "amqp"
+    port_variables: ClassVar[tuple[str, ...]] = ("RABBITMQ_NODE_PORT",)
 
     def __init__(
         self, *, user: str = "test", password: str = "test", vhost: str = "/", **options: Any

@@ -34,6 +34,8 @@ class Redis(Service):
     programs: ClassVar[tuple[str, ...]] = ("redis-server", "redis-cli")
     packages: ClassVar[str] = "redis-server"
     scheme: ClassVar[str] = "redis"
+    scripts: ClassVar[tuple[str, ...]] = (".redis", ".sh")
+    port_options: ClassVar[tuple[str, ...]] = ("--port",)
     # Nothing is written while it runs; `settle` writes what a seed has made.
     fast: ClassVar[tuple[str, ...]] = ("--save", "", "--appendonly", "no")
     client: ClassVar[str] = "redis-cli"

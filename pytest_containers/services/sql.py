@@ -7,7 +7,7 @@ import gzip
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pytest_containers.errors import ExecError, hide_frames
 from pytest_containers.services.base import Service
@@ -17,6 +17,8 @@ __tracebackhide__ = hide_frames
 
 class SqlService(Service):
     """A service that knows databases: it runs SQL and clones them."""
+
+    scripts: ClassVar[tuple[str, ...]] = (".sql", ".sql.gz", ".sh")
 
     @abstractmethod
     def sql(self, text: str | bytes, *, database: str | None = None) -> list[list[str]]:

@@ -339,7 +339,61 @@ def test_what_was_not_started_has_no_address() -> None:
         _ = pc.services.Redis().port
 
 
-def test_a_port_that_its_configuration_moved(start) -> None:
-    """It says what it waited for, and shows what the server wrote."""
-    with pytest.raises(pc.NotReadyError, match=r"nothing listens on 6379/tcp"):
-        start("Redis", arguments=["--port", "6380"], ready_timeout_s=0.5)
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("Redis", {"arguments": ["--port", "6380"]}, "'--port 6380'"),
+        ("Postgres", {"arguments": ["-p", "6000"]}, "'-p 6000'"),
+        ("Postgres", {"arguments": ["-p6000"]}, "'-p6000'"),
+        ("Postgres", {"arguments": ["-c", "fsync=on", "-c", "port = 6000"]}, "'-c port = 6000'"),
+        ("Postgres", {"arguments": ["--port=6000"]}, "'--port=6000'"),
+        ("Postgres", {"env": {"PGPORT": "6000"}}, "'PGPORT=6000'"),
+        ("MariaDB", {"arguments": ["-P", "33060"]}, "'-P 33060'"),
+        ("MySQL", {"arguments": ["--port=3307"]}, "'--port=3307'"),
+        ("RabbitMQ", {"env": {"RABBITMQ_NODE_PORT": "1"}}, "'RABBITMQ_NODE_PORT=1'"),
+        ("Nats", {"arguments": ["-p", "1"]}, "'-p 1'"),
+        ("Mosquitto", {"arguments": ["-p", "1"]}, "'-p 1'"),
+        ("Memcached", {"arguments": ["-p", "1"]}, "'-p 1'"),
+        (
+            "Etcd",
+            {"arguments": ["--listen-client-urls=http://0.0.0.0:1"]},
+            "'--listen-client-urls=http://0.0.0.0:1'",
+        ),
+    ],
+)
+def test_a_port_that_its_configuration_would_move(name: str, options: dict, said: str) -> None:
+    kind = getattr(pc.services, name)
+    with pytest.raises(pc.SpecError) as caught:
+        kind.fixture(**options)
+    assert str(caught.value).startswith(
+        f"{name}: {said} moves the server away from port {kind.number}, where it is looked for"
+    )
+
+
+def test_words_that_move_no_port_are_left_alone() -> None:
+    pc.services.Postgres(arguments=["-p", "5432", "-c", "work_mem=64MB", "-c", "port=5432"])
+    pc.services.Redis(arguments=["--maxmemory", "6380", "--port", "6379"])
+    pc.services.MariaDB(arguments=["--max-connections=12", "-p6000"])
+
+
+def test_options_that_no_service_has() -> None:
+    for make in (pc.services.Postgres, pc.services.Postgres.fixture):
+        with pytest.raises(pc.SpecError, match=r"Postgres has no option 'passwort', did you mean "):
+            make(passwort="x")
+    with pytest.raises(pc.SpecError, match=r"'sed', did you mean 'seed'\? there are .*, inputs,"):
+        pc.services.Redis.fixture(sed="x")
+    with pytest.raises(pc.SpecError, match="Redis has no option 'command'"):
+        pc.services.Redis(command=["x"])
+
+
+def test_scripts_of_another_service_are_refused_before_anything_starts(
+    engine: pc.Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "a.redis").write_text("")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/1.js").write_text("")
+    for seed in ("a.redis", ["m"], ["m/1.js"]):
+        with pytest.raises(pc.SpecError, match=r"Postgres can run \.sql, \.sql\.gz and \.sh files"):
+            pc.services.Postgres(image="none:1").start(engine, seed=seed, project=tmp_path)
+    with pytest.raises(pc.SpecError, match=r"Redis can run \.redis and \.sh files only"):
+        pc.services.Redis(image="none:1").start(engine, seed=Path("m"), project=tmp_path)

@@ -17,6 +17,31 @@ def test_it(containers):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.needs("redis")
+def test_an_ad_hoc_service_has_a_seed_with_inputs(run) -> None:
+    result = run(
+        """
+from pathlib import Path
+Path("data").write_text("1")
+
+def load(redis):
+    redis.command("INCR", "n")
+
+def test_it(containers):
+    for inputs in (Path("data"), "data", ["data"]):
+        redis = containers.service("redis", image="host:", seed=load, inputs=inputs,
+                                   seed_timeout_s=30, name="own")
+        assert redis.command("GET", "n") == "1" and redis.name == "own"
+        redis.container.remove()
+    with pytest.raises(pc.SpecError, match="there is nothing at"):
+        containers.service("redis", image="host:", inputs="none")
+    with pytest.raises(pc.SpecError, match="no option 'input', did you mean 'inputs'"):
+        containers.service("redis", image="host:", input="none")
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_both_forms_are_a_container_per_test(run) -> None:
     result = run(
         """

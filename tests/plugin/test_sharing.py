@@ -108,7 +108,10 @@ def test_others_are_gone(db):
     [
         ("isolation='pod'", "isolation 'pod' is not one of server, database, none"),
         ("isolation='database'", "isolation='database' is for SQL services"),
-        ("inputs='x'", "inputs='x' must be a list of paths"),
+        ("inputs=3", "inputs=3 is not usable; it must be a path, a glob, or a list of these"),
+        ("inputs=[3]", "inputs=[3] is not usable"),
+        ("inputs='none'", "inputs: there is nothing at"),
+        ("inputs=[pc.__path__[0], 'none']", "inputs: there is nothing at"),
         ("seed=3", "seed 3 is not usable"),
         ("seed='none.sh'", "none.sh does not exist; relative paths are relative to"),
         ("seed='test_it_.txt'", "test_it_.txt does not exist"),
