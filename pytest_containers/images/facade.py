@@ -311,13 +311,42 @@ class Images:
         reference = parse_reference(name)
         states, key = self.states, snapshot_key(reference)
         earlier = states.candidates(key)
-        state = states.keep(key, base, freeze, {"name": str(reference), "of": base.name})
+        host, facts = self._on_host(base)
+        made = states.keep(key, host, freeze, {"name": str(reference), **facts})
         for one in earlier:
-            states.remove(one)
+            if one.layer != made.layer:
+                states.remove(one)
         self._forget(name)
-        image = states.image(base, state)
+        image = self._of_host(reference)
         assert image is not None
         return image
+
+    def _on_host(self, image: Image) -> tuple[Image, dict[str, Any]]:
+        """The ``host:`` image below, and what has to be known to find `image` on top of it again.
+
+        A record leads to ``host:`` itself, since all between are states, which have no names, or
+        have names that may mean something else tomorrow.
+        """
+        name, facts = image.name, dict[str, Any]()
+        while not name.startswith("host:"):
+            found = self.states.candidates(snapshot_key(parse_reference(name)))
+            if not found:
+                raise ImageError(
+                    f"snapshot of {image.name!r}: it is based on this machine's programs and has "
+                    "no name in the store (any more), by which it would be found again; name it, "
+                    "or take a snapshot without a name"
+                )
+            if "config" in found[0].facts:
+                facts.setdefault("config", found[0].facts["config"])
+            name = str(found[0].facts["of"])
+        host = self.get(name)
+        below = len(host.layers)
+        if image.layers[:below] != host.layers:
+            raise ImageError(
+                f"snapshot of {image.name!r}: this machine's programs have changed since; start "
+                "it again"
+            )
+        return host, {**facts, "of": name, "below": [one.diff_id for one in image.layers[below:]]}
 
     def drop_states(self, states: Iterable[State]) -> None:
         """Remove states and those of their layers that no live run uses."""
@@ -333,9 +362,11 @@ class Images:
             base = self.get(str(state.facts["of"]))
             image = self.states.image(base, state)
             if image is None:
+                what = "a layer of it was" if state.base == base.id else "those have"
+                how = "removed" if state.base == base.id else "changed"
                 raise ImageError(
                     f"image {reference.familiar!r} is a snapshot of this machine's programs, and "
-                    "those have changed since; make it again"
+                    f"{what} {how} since; make it again"
                 )
             self.states.used(state)
             config = state.facts.get("config")

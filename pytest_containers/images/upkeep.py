@@ -115,11 +115,16 @@ def prune(
 
 def drop_states(library: Library, states: Iterable[State]) -> None:
     """Remove states; layers that a live run uses go with a later prune."""
-    holds = Holds(library.store)
-    for state in states:
-        layer = library.layers.find(state.layer)
+    holds, gone = Holds(library.store), list(states)
+    for state in gone:
         library.states.remove(state)
-        if layer is not None:
+    if not gone:
+        return
+    # A snapshot that has a name may be on top of one.
+    wanted = {name for state in every(library.store) for name in state.layers}
+    for state in gone:
+        layer = library.layers.find(state.layer)
+        if layer is not None and state.layer not in wanted:
             _remove_layer(library, layer.path.parent, holds)
 
 

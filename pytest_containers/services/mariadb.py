@@ -81,7 +81,7 @@ class MariaDB(SqlService):
         return self.spec([self.programs[0], *words], _Ready(), env=self.env)
 
     def prepare(self, image: Image) -> Sequence[Stage]:
-        """The data directory, users and the database."""
+        """The data directory, users and the database; an image that has them keeps its own."""
         parts = {"the service": self.known_by(), "root": repr(self.root_password)}
         if self.is_packaged(image):
             spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())
@@ -101,6 +101,8 @@ class MariaDB(SqlService):
 
     def _install(self, container: Container) -> None:
         container.exec(["true"], user="mysql")  # says what is missing where there is one id only
+        if _has_data(container):
+            return
         made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
         container.exec(made, check=True)
         container.exec(self._install_command(), check=True)
@@ -183,6 +185,8 @@ class MySQL(MariaDB):
 
     def _install(self, container: Container) -> None:
         container.exec(["true"], user="mysql")  # says what is missing where there is one id only
+        if _has_data(container):
+            return
         made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
         container.exec(made, check=True)
         container.exec(self._install_command(), check=True)
@@ -209,6 +213,10 @@ def identifier(name: str) -> str:
 def literal(text: str) -> str:
     """An SQL string."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _has_data(container: Container) -> bool:
+    return container.exec(["test", "-d", f"{_DATA}/mysql"]).returncode == 0
 
 
 def _unescaped(field: str) -> str:

@@ -103,7 +103,11 @@ class Postgres(SqlService):
         )  # fmt: skip
 
     def prepare(self, image: Image) -> Sequence[Stage]:
-        """initdb, the user and the database; by the image's entrypoint where it has one."""
+        """initdb, the user and the database; by the image's entrypoint where it has one.
+
+        An image that has a data directory, a snapshot mostly, keeps it; it must have the user and
+        the database, and gets the password.
+        """
         if self.is_packaged(image):
             spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())
             act = self._initialise
@@ -136,6 +140,22 @@ class Postgres(SqlService):
     def _initialise(self, container: Container) -> None:
         image = container.image
         data = _data(image)
+        if container.exec(["test", "-e", f"{data}/PG_VERSION"]).returncode:
+            self._make_data(container, data)
+        else:
+            # Of the server that the snapshot was taken from, if it was running.
+            container.exec(["rm", "-f", f"{data}/postmaster.pid"], check=True)
+        ctl = self._program(image, "pg_ctl")
+        options = " ".join(self.serve(image).command or ()).partition(" -D ")[2].partition(" ")[2]
+        container.exec(
+            [*ctl, "-D", data, "-w", "-o", options, "-l", "/dev/null", "start"],
+            user="postgres", check=True,
+        )  # fmt: skip
+        self._warm_up(container)
+        container.exec([*ctl, "-D", data, "-w", "-m", "fast", "stop"], user="postgres", check=True)
+
+    def _make_data(self, container: Container, data: str) -> None:
+        image = container.image
         container.exec(["true"], user="postgres")  # says what is missing where there is one id only
         container.exec(
             ["install", "-d", "-o", "postgres", "-m", "0755", "/var/lib/postgresql", _SOCKET],
@@ -159,14 +179,6 @@ class Postgres(SqlService):
                 user="postgres", input=f"CREATE DATABASE {quoted(self.database)}\n", text=True,
                 check=True,
             )  # fmt: skip
-        ctl = self._program(image, "pg_ctl")
-        options = " ".join(self.serve(image).command or ()).partition(" -D ")[2].partition(" ")[2]
-        container.exec(
-            [*ctl, "-D", data, "-w", "-o", options, "-l", "/dev/null", "start"],
-            user="postgres", check=True,
-        )  # fmt: skip
-        self._warm_up(container)
-        container.exec([*ctl, "-D", data, "-w", "-m", "fast", "stop"], user="postgres", check=True)
 
     def _warm_up(self, container: Container) -> None:
         """Connect once: that leaves caches of the catalogue on the disk."""

@@ -215,6 +215,49 @@ def test_clones_of_databases_have_what_was_committed(start, name: str) -> None:
         clone.container.remove()
 
 
+@pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+@pytest.mark.parametrize("label", [None, "seeded:1"])
+def test_a_server_on_a_snapshot_serves_what_it_has(start, engine, name: str, label) -> None:
+    def more(db: SqlService) -> None:
+        db.sql("insert into t values (2)")
+
+    login = {"user": "me", "password": "secret", "database": "shop"}
+    db = start(name, seed=lambda db: db.sql("create table t (a int)"), **login)
+    db.sql("insert into t values (1)")
+    image = db.snapshot(label)
+    db.container.remove()
+    for source in (image, *([label] if label else [])):
+        for seed, rows in ((None, "1"), (more, "2")):
+            again = start(name, image=source, seed=seed, **login)
+            assert again.sql("select count(*) from t") == [[rows]]
+    if label:
+        engine.images.forget_answers()
+        with engine.run(label, ["sleep", "100"]) as container:
+            assert container.image.name == label
+        engine.images.remove(label)
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_a_server_on_a_snapshot_of_another_database_says_so(start) -> None:
+    image = start("Postgres", database="shop").snapshot()
+    with pytest.raises(pc.ExecError, match='database "test" does not exist'):
+        start("Postgres", image=image)
+    other = start("Postgres", image=image, database="shop", password="another")
+    psql = other._program(other.container.image, "psql")
+    url = other.url_at(other.container.ip, 5432)
+    assert other.exec([*psql, url, "-c", "select 1"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", [of_host("Redis"), of_host("RabbitMQ"), of_host("Mosquitto"), of_host("Etcd")]
+)
+def test_others_start_on_their_snapshots_too(start, name: str) -> None:
+    first = start(name)
+    if name == "Redis":
+        first.command("SET", "b", "2")
+    IS_THERE[name](start(name, image=first.snapshot()))
+
+
 @pytest.mark.needs("redis")
 def test_clones_of_redis(start) -> None:
     redis = start("Redis")

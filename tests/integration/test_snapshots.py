@@ -212,6 +212,53 @@ def test_a_named_one_of_this_machines_programs(own_engine, tmp_path: Path) -> No
         own_engine(pull="never").run("mine:1")
 
 
+def test_a_named_one_of_a_state_of_this_machines_programs(own_engine) -> None:
+    """What is below it stays, also when the state that it was is dropped."""
+    engine = own_engine()
+    with engine.run("host:?etc=mime.types", ["sh", "-c", "echo one > /srv/one"]) as container:
+        container.wait()
+        unnamed = container.snapshot()
+    with engine.run(unnamed, ["sh", "-c", "echo two > /srv/two"]) as container:
+        container.wait()
+        assert container.snapshot("both:1").name == "both:1"
+    with engine.run("both:1", ["sh", "-c", "echo three > /srv/three"]) as container:
+        container.wait()
+        container.snapshot("both:1")
+        container.snapshot("all:1")
+    with engine.run("both:1", ["sh", "-c", "rm /srv/one"]) as container:
+        container.wait()
+        container.snapshot("both:1")
+    engine.close()
+    again = own_engine()
+    again.images.prune()
+    for name, there in (("all:1", "one\nthree\ntwo\n"), ("both:1", "three\ntwo\n")):
+        with again.run(name, ["ls", "/srv"]) as container:
+            assert container.wait() == 0
+            assert container.logs().stdout == there
+
+
+def test_dropping_a_state_leaves_what_a_named_one_needs(own_engine) -> None:
+    engine = own_engine()
+    with engine.run("host:", ["sh", "-c", "echo one > /srv/one"]) as container:
+        container.wait()
+        container.snapshot("first:1")
+    with engine.run("first:1", ["sh", "-c", "echo two > /srv/two"]) as container:
+        container.wait()
+        container.snapshot("second:1")
+    engine.close()
+    again = own_engine()
+    again.images.prune()
+    first = [one for one in again.images.states.all() if "first:1" in one.facts["name"]]
+    again.images.drop_states(first)
+    with again.run("second:1", ["ls", "/srv"]) as container:
+        assert container.wait() == 0
+        assert container.logs().stdout == "one\ntwo\n"
+    with again.run("second:1", ["true"]) as container:
+        again.images.remove("second:1")
+        with pytest.raises(pc.ImageError, match="no name in the store"):
+            container.snapshot("third:1")
+
+
 def test_a_name_that_is_none(engine: pc.Engine) -> None:
     with engine.run("host:", ["true"]) as container:
         with pytest.raises(pc.ImageError, match="UPPER"):
