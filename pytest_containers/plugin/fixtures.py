@@ -14,8 +14,8 @@ import pytest
 from pytest_containers.errors import SpecError, hide_frames
 from pytest_containers.plugin.endpoints import Endpoint, endpoint
 from pytest_containers.plugin.hooks import manager_of
-from pytest_containers.plugin.lookahead import RECIPE
 from pytest_containers.plugin.manager import Containers
+from pytest_containers.plugin.marks import RECIPE
 from pytest_containers.plugin.recipe import Recipe, folder_of_caller
 from pytest_containers.services.base import Isolation, Service
 from pytest_containers.spec import ContainerSpec

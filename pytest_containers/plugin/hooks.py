@@ -178,6 +178,17 @@ def pytest_runtest_protocol(
     return (yield)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse marks that nothing would look at."""
+    if item.get_closest_marker("containers_seed") is not None:
+        from pytest_containers.plugin.marks import check_marks
+
+        try:
+            check_marks(item)
+        except pytest.UsageError as error:
+            pytest.fail(str(error), pytrace=False)  # this function says nothing about it
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """While a test runs, what the next one needs is started."""

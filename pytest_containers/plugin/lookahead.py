@@ -17,7 +17,7 @@ import pytest
 
 from pytest_containers import settings
 from pytest_containers.errors import ContainersError, hide_frames
-from pytest_containers.plugin.provider import marks_of
+from pytest_containers.plugin.marks import RECIPE, marks_of
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native import Container, Network
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 
-RECIPE = "__containers_recipe__"
-"""Attribute of fixture functions whose recipe is constant."""
 _ROOM_BYTES = 1 << 30
 _ROOM_PART = 10
 _LOOK_AGAIN_S = 0.5

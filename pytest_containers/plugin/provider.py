@@ -15,6 +15,7 @@ import pytest
 from pytest_containers import settings
 from pytest_containers.errors import ContainersError, hide_frames
 from pytest_containers.plugin.endpoints import exported, named
+from pytest_containers.plugin.marks import marks_of
 from pytest_containers.services.sql import SqlService
 from pytest_containers.spec import ContainerSpec
 from pytest_containers.state.facts import Inputs
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pytest_containers.state.seeds import Seed
 
 __tracebackhide__ = hide_frames
-
-MARK = "containers_seed"
 
 
 class Wanted(NamedTuple):
@@ -214,22 +213,6 @@ def _own_database(server: SqlService, stack: ExitStack) -> SqlService:
     server.clone_database(name, server.database)
     stack.callback(server.drop_database, name)
     return server.of_database(name)
-
-
-def marks_of(node: Any, name: str) -> list[tuple[Any, Path]]:
-    """Seeds of ``@pytest.mark.containers_seed("fixture", seed, …)``, the widest scope's first."""
-    found: list[tuple[Any, Path]] = []
-    for owner, mark in reversed(list(node.iter_markers_with_node(MARK))):
-        if not mark.args or not isinstance(mark.args[0], str):
-            raise pytest.UsageError(
-                f"{owner.nodeid}: write @pytest.mark.{MARK}('fixture', seed): the fixture's name "
-                "comes first"
-            )
-        if mark.args[0] == name:
-            path = getattr(owner, "path", None) or node.path
-            folder = path if path.is_dir() else path.parent
-            found += [(seed, folder) for seed in mark.args[1:]]
-    return found
 
 
 def hash_of(spec: ContainerSpec) -> str:

@@ -42,6 +42,85 @@ def test_it(containers):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_marks_of_seeds_that_nothing_would_look_at(run, pytester, workers: str) -> None:
+    pytester.makeini("[pytest]\naddopts = --strict-markers\n")
+    result = run(
+        """
+box = pc.container_fixture("host:", ["sleep", "1000"])
+wide = pc.container_fixture("host:", ["sleep", "1000"], scope="module")
+widest = pc.container_fixture("host:", ["sleep", "1000"], scope="session")
+klass = pc.container_fixture("host:", ["sleep", "1000"], scope="class")
+seeded = pytest.mark.containers_seed
+
+def touch(box):
+    box.write_text("/srv/seeded", "")
+
+@pytest.fixture
+def plain(): pass
+
+@seeded("bx", touch)
+def test_typo(box): pass
+
+@seeded("plain", touch)
+def test_foreign(plain): pass
+
+@seeded("box", touch)
+def test_unused(): pass
+
+@seeded("wide", touch)
+def test_module(wide): pass
+
+@seeded("widest", touch)
+def test_session(widest): pass
+
+@seeded("box")
+def test_nothing(box): pass
+
+class TestClass:
+    @seeded("klass", touch)
+    def test_class(self, klass): pass
+
+@seeded("klass", touch)
+def test_no_class(klass):
+    assert klass.read_text("/srv/seeded") == ""
+
+@seeded("box", touch)
+def test_dynamic(request):
+    assert request.getfixturevalue("box").read_text("/srv/seeded") == ""
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=2, errors=7)
+    text = result.stdout.str()
+    for said in (
+        "test_typo: @pytest.mark.containers_seed('bx', …): there is no fixture 'bx', did you mean 'box'?",
+        "fixture 'plain' is none of pytest-containers",
+        "the test does not use fixture 'box'",
+        "fixture 'wide' is made once for each module, whatever a function in it is marked with",
+        "fixture 'widest' is made once for all tests (scope='session')",
+        "test_nothing: @pytest.mark.containers_seed('box') adds nothing; seeds come after",
+        "fixture 'klass' is made once for each class, whatever a function in it is marked with",
+    ):
+        assert said in text
+    assert "plugin/marks.py" not in text and "plugin/hooks.py" not in text
+
+
+def test_a_mark_of_a_module_is_for_those_of_its_tests_that_use_the_fixture(run) -> None:
+    result = run(
+        """
+box = pc.container_fixture("host:", ["sleep", "1000"], scope="module")
+pytestmark = pytest.mark.containers_seed("box", lambda box: box.write_text("/srv/seeded", ""))
+
+def test_without(): pass
+def test_with(box):
+    assert box.read_text("/srv/seeded") == ""
+"""
+    )
+    result.assert_outcomes(passed=2)
+
+
 def test_both_forms_are_a_container_per_test(run) -> None:
     result = run(
         """
