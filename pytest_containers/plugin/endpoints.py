@@ -6,12 +6,15 @@ it. It leads to whichever container the current test has; between tests, connect
 
 from __future__ import annotations
 
+import linecache
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from pytest_containers.errors import ContainersError, SettingsError, SpecError, hide_frames
@@ -26,6 +29,7 @@ _TRIES = 50
 _log = logging.getLogger("pytest_containers")
 _all: list[Endpoint] = []
 _exported: set[str] = set()
+_setters: dict[str, Endpoint] = {}
 _known: dict[str, Endpoint] = {}
 
 
@@ -35,12 +39,14 @@ class Endpoint:
     Attributes:
         name: Of the fixture whose containers it leads to.
         number: The port in the container.
+        where: The line that makes it, as far as it is known.
         host, port: The address.
     """
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, where: str = "") -> None:
         Port(number)  # refuses what is no port
         self.name = name
+        self.where = where
         self.number = number
         self.host: str = "127.0.0.1"
         # A descriptor for the rest of the process: nobody is to be warned that it is open.
@@ -55,8 +61,20 @@ class Endpoint:
         return self.host, self.port
 
     def export(self, env: Mapping[str, str], **known: str) -> None:
-        """Set variables; ``{host}`` and ``{port}`` in their values are replaced."""
+        """Set variables; ``{host}`` and ``{port}`` in their values are replaced.
+
+        Raises:
+            SpecError: A value has something else in braces, or another endpoint has set one.
+        """
         for variable, text in env.items():
+            other = _setters.setdefault(variable, self)
+            # The same line again is a file that is imported anew.
+            if other is not self and not (self.where and other.where == self.where):
+                raise SpecError(
+                    f"endpoint of {self._described()}: variable {variable} leads to "
+                    f"{other._described()} already; take another variable for one of them"
+                )
+            _setters[variable] = self
             _exported.add(variable)
             try:
                 os.environ[variable] = text.format(host=self.host, port=self.port, **known)
@@ -65,6 +83,9 @@ class Endpoint:
                     f"endpoint {self.name!r}: {variable}={text!r} may use "
                     f"{', '.join(f'{{{one}}}' for one in ('host', 'port', *known))} only"
                 ) from None
+
+    def _described(self) -> str:
+        return f"fixture {self.name!r}" + (f" ({self.where})" if self.where else "")
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name!r} {self.host}:{self.port}>"
@@ -98,6 +119,22 @@ def endpoint(name: str, port: int, *, env: Mapping[str, str] | None = None) -> E
     default = {f"{letters}_HOST": "{host}", f"{letters}_PORT": "{port}"}
     found.export(default if env is None else env)
     return found
+
+
+def line_of(frame: FrameType) -> tuple[str, str | None]:
+    """Where a fixture is made that pytest will know by the name it is assigned to.
+
+    Returns:
+        ``file:line``, and that name if it is there to be read.
+    """
+    path, number = frame.f_code.co_filename, frame.f_lineno
+    found = re.match(r"\s*(\w+)\s*(?::[^=]*)?=(?!=)", linecache.getline(path, number))
+    return f"{os.path.relpath(path)}:{number}", found.group(1) if found else None
+
+
+def forget_setters() -> None:
+    """For another test run in this process, which has fixtures of its own."""
+    _setters.clear()
 
 
 def exported() -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import pytest
 
 from pytest_containers.errors import SpecError, hide_frames
-from pytest_containers.plugin.endpoints import Endpoint, endpoint
+from pytest_containers.plugin.endpoints import Endpoint, endpoint, line_of
 from pytest_containers.plugin.hooks import manager_of
 from pytest_containers.plugin.manager import Containers
 from pytest_containers.plugin.marks import RECIPE
+from pytest_containers.plugin.provider import NO_ENDPOINT
 from pytest_containers.plugin.recipe import Recipe, folder_of_caller
 from pytest_containers.services.base import Isolation, Service
 from pytest_containers.spec import ContainerSpec
@@ -141,6 +143,8 @@ def service_fixture(
         depth: How many frames up the file is that relative paths are relative to.
     """
     fixed = endpoint
+    if isolation == "database" and endpoint is not None:
+        raise SpecError(NO_ENDPOINT)
     if endpoint is not None and not isinstance(endpoint, Endpoint):
         variables = {endpoint: "{url}"} if isinstance(endpoint, str) else endpoint
         if not isinstance(variables, dict):
@@ -148,7 +152,9 @@ def service_fixture(
                 f"endpoint={endpoint!r} is not usable; it must be the name of a variable, a "
                 "dictionary of variables, or an endpoint()"
             )
-        fixed = Endpoint(how.get("name") or type(service).__name__.lower(), service.number)
+        where, assigned = line_of(sys._getframe(depth - 1))
+        name = how.get("name") or assigned or type(service).__name__.lower()
+        fixed = Endpoint(name, service.number, where)
         fixed.export(variables, url=service.url_at(fixed.host, fixed.port))
     recipe = Recipe(
         service, seed, inputs, seed_timeout_s, isolation, fixed, folder_of_caller(depth),

@@ -5,6 +5,7 @@ Everything that is needed only when a container is asked for is imported then.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the run, if there is one."""
+    endpoints = sys.modules.get("pytest_containers.plugin.endpoints")
+    if endpoints is not None:
+        endpoints.forget_setters()
     broker = config.stash.get(_broker_key, None)
     if broker is not None:
         broker.close()

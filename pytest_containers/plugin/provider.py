@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_containers import settings
-from pytest_containers.errors import ContainersError, hide_frames
+from pytest_containers.errors import ContainersError, NotRunningError, SpecError, hide_frames
 from pytest_containers.plugin.endpoints import exported, named
 from pytest_containers.plugin.marks import marks_of
 from pytest_containers.services.sql import SqlService
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from pytest_containers.state.seeds import Seed
 
 __tracebackhide__ = hide_frames
+
+
+NO_ENDPOINT = (
+    "isolation='database' cannot have an endpoint: its address, database included, is read before "
+    "any test has a database of its own, and would lead all of them to the common one; take "
+    "isolation='server', or give the code under test the fixture's url()"
+)
 
 
 class Wanted(NamedTuple):
@@ -146,6 +153,8 @@ class Provider:
     ) -> Any:  # fmt: skip
         """What the fixture gives; it goes with `stack`."""
         name = request.fixturename or "container"
+        if recipe.isolation == "database" and (recipe.endpoint or named(name)) is not None:
+            raise SpecError(f"fixture {name!r}: {NO_ENDPOINT}")
         marks = marks_of(request.node, name)
         if recipe.isolation == "server":
             given = self._own(recipe, name, marks, containers, stack)

@@ -132,7 +132,8 @@ class Service(ABC):
                 for each test on a server that all tests share; ``"none"``: one for all.
             endpoint: A variable to be set to its URL before any test is collected, or a dictionary
                 of variables in which ``{host}``, ``{port}`` and ``{url}`` are replaced; the address
-                stays the same and leads to the current test's (see `endpoint`).
+                stays the same and leads to the current test's (see `endpoint`). Not with
+                ``isolation="database"``.
             scope, autouse, name: As `pytest.fixture`.
             **options: What the service takes.
         """

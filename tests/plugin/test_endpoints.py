@@ -173,9 +173,66 @@ def test_it(one, two):
     result.assert_outcomes(passed=1)
 
 
+def test_two_fixtures_cannot_set_one_variable(run, pytester) -> None:
+    """Told with both; a file that is imported again sets its own once more."""
+    pytester.makeconftest(
+        """
+import pytest_containers as pc
+one = pc.services.Memcached.fixture(image="host:", endpoint="URL")
+"""
+    )
+    pytester.makepyfile(
+        again="""
+import pytest_containers as pc
+other = pc.services.Memcached.fixture(image="host:", endpoint="OTHER")
+"""
+    )
+    result = run(
+        """
+import again, importlib
+importlib.reload(again)
+
+two = pc.services.Redis.fixture(
+    image="host:", endpoint={"URL": "{url}"},
+)
+"""
+    )
+    assert result.ret != 0
+    name = "test_two_fixtures_cannot_set_one_variable.py"
+    assert (
+        f"endpoint of fixture 'two' ({name}:7): variable URL leads to fixture 'one' (conftest.py:2) "
+        "already; take another variable for one of them"
+    ) in result.stdout.str()
+
+
+@pytest.mark.needs("postgresql", "id range")
+def test_an_endpoint_does_not_lead_to_databases_of_tests(run, pytester) -> None:
+    pytester.makeini(
+        "[pytest]\ncontainers_endpoint = db:5432 DB=postgresql://test:test@{host}:{port}/test\n"
+    )
+    result = run(
+        """
+def test_it(db):
+    pass
+
+db = pc.services.Postgres.fixture(image="host:", isolation="database")
+"""
+    )
+    result.assert_outcomes(errors=1)
+    assert "fixture 'db': isolation='database' cannot have an endpoint: its" in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
+        (
+            "pc.services.Postgres.fixture(endpoint='URL', isolation='database')",
+            "isolation='database' cannot have an endpoint",
+        ),
+        (
+            "pc.services.MariaDB.fixture(endpoint=pc.endpoint('db', 1), isolation='database')",
+            "isolation='database' cannot have an endpoint",
+        ),
         ("pc.endpoint('db', 5432); pc.endpoint('db', 5433)", "is for port 5432 already"),
         ("pc.endpoint('db', 0)", "not a whole number from 1 to 65535"),
         ("pc.endpoint('db', 1, env={'X': '{nothing}'})", "may use {host}, {port} only"),
