@@ -189,6 +189,7 @@ class Provider:
             found = self._shared[key]
             if isinstance(found, ContainersError):
                 raise found
+            _raise_if_ended(found, recipe)
             return found
         try:
             given = self._shared[key] = self._shared_start(recipe, name, marks)
@@ -213,7 +214,9 @@ class Provider:
         self.shared_containers.append(container)
         if container.network is not None:
             self.shared_networks.append(container.network)
-        return recipe.bound(wanted.what, container)
+        given = recipe.bound(wanted.what, container)
+        _raise_if_ended(given, recipe)
+        return given
 
 
 def _own_database(server: SqlService, stack: ExitStack) -> SqlService:
@@ -222,6 +225,24 @@ def _own_database(server: SqlService, stack: ExitStack) -> SqlService:
     server.clone_database(name, server.database)
     stack.callback(server.drop_database, name)
     return server.of_database(name)
+
+
+def _raise_if_ended(given: Any, recipe: Recipe) -> None:
+    """Tell whoever comes next what somebody has done to what is everybody's."""
+    container: Container = given if recipe.service is None else given.container
+    spec, status = container.spec, container.status
+    if not spec.ports and spec.ready is None:
+        return  # a job may be over when it has done it
+    if status in ("running", "paused", "created"):
+        return
+    code = container.exit_code
+    ended = f"has ended with exit code {code}" if code is not None else f"was {status}"
+    raise NotRunningError(
+        f"container {container.name!r} is shared by all tests of the run "
+        f"(isolation={recipe.isolation!r}) and {ended}; a test that ends it needs one of its own "
+        "(isolation='server')",
+        exit_code=code,
+    )
 
 
 def hash_of(spec: ContainerSpec) -> str:

@@ -72,6 +72,35 @@ def test_it(one, n):
     assert result.stdout.str().count("ended with exit code 3") >= 4
 
 
+@pytest.mark.parametrize(
+    ("end", "workers"),
+    [("one.kill(); one.wait()", "0"), ("one.kill(); one.wait()", "2"), ("one.remove()", "0")],
+)
+def test_one_that_a_test_has_ended_is_explained_to_the_others(
+    run, pytester, end: str, workers: str
+) -> None:
+    result = run(
+        COMMON
+        + f"""
+def test_a_ends_it(one):
+    {end}
+    open("ended", "w").close()
+
+@pytest.mark.parametrize("n", range(4))
+def test_others(n, request):
+    while not os.path.exists("ended"):
+        time.sleep(0.02)
+    request.getfixturevalue("one")
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=1, failed=4)
+    how = "has ended with exit code 137" if "kill" in end else "was removed"
+    said = f"'one' is shared by all tests of the run (isolation='none') and {how}; a test that"
+    assert result.stdout.str().count(said) >= 4
+
+
 @pytest.mark.needs("postgresql", "id range")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_database_for_each_test_on_one_server(run, pytester, workers: str) -> None:
