@@ -258,6 +258,27 @@ def test_others_start_on_their_snapshots_too(start, name: str) -> None:
     IS_THERE[name](start(name, image=first.snapshot()))
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "said", "answer"),
+    [
+        # SSLRequest, which it declines (protocol.html, 55.2.11); a greeting of version 10.
+        (*of_host("Postgres").values, "/.s.PGSQL.5432", "0000000804d2162f", b"N"),
+        (*of_host("MariaDB").values, "", "", b"\x0a"),
+    ],
+)
+@pytest.mark.needs("postgresql", "mariadb", "id range")
+def test_programs_in_the_container_reach_the_socket(
+    start, name: str, path: str, said: str, answer: bytes
+) -> None:
+    db = start(name)
+    talk = (
+        "import socket, sys; sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1]); "
+        "sock.sendall(bytes.fromhex(sys.argv[2])); sys.stdout.buffer.write(sock.recv(5)[-1:])"
+    )
+    result = db.exec(["python3", "-c", talk, db.socket + path, said], user="nobody", check=True)
+    assert result.stdout == answer
+
+
 @pytest.mark.needs("redis")
 def test_clones_of_redis(start) -> None:
     redis = start("Redis")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+from types import SimpleNamespace
+
 import pytest
+
+from pytest_containers.plugin import lookahead
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +55,117 @@ def test_it(first, n):
         *how,
     )
     result.assert_outcomes(passed=3)
+
+
+def test_no_more_are_early_than_the_limit(run) -> None:
+    result = run(
+        COMMON
+        + """
+second = pc.container_fixture("host:", ["sh", "-c", SCRIPT], ready=pc.wait.file("/srv/up"))
+
+@pytest.mark.parametrize("n", range(3))
+def test_it(first, second, n):
+    assert not n or (early(first) and not early(second))
+    time.sleep(0.5)
+    ended.append(time.time_ns())
+""",
+        "--containers-lookahead=1",
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_nothing_is_early_while_memory_is_short(run, pytester) -> None:
+    pytester.makeconftest(
+        """
+from pytest_containers.plugin import lookahead
+lookahead._memory_is_free = lambda: False
+"""
+    )
+    result = run(
+        COMMON
+        + """
+@pytest.mark.parametrize("n", range(3))
+def test_it(first, n):
+    assert not n or not early(first)
+    time.sleep(0.2)
+    ended.append(time.time_ns())
+"""
+    )
+    result.assert_outcomes(passed=3)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "limit", "used", "free"),
+    [
+        (16 * GIB, 2 * GIB, None, 0, True),
+        (16 * GIB, GIB // 2, None, 0, False),  # a gigabyte is to be left
+        (4 * GIB, GIB // 2, None, 0, True),  # or a tenth of a small machine
+        (4 * GIB, GIB // 4, None, 0, False),
+        (16 * GIB, 8 * GIB, "max", 15 * GIB, True),
+        (16 * GIB, 8 * GIB, 12 * GIB, 10 * GIB, True),
+        (16 * GIB, 8 * GIB, 12 * GIB, 12 * GIB - GIB // 2, False),
+        (16 * GIB, 8 * GIB, 2 * GIB, 2 * GIB - GIB // 4, True),
+        (16 * GIB, 8 * GIB, 2 * GIB, 2 * GIB - GIB // 8, False),
+        (16 * GIB, GIB // 2, 12 * GIB, 0, False),  # the group's room is not the machine's
+    ],
+)
+def test_memory_of_the_machine_and_of_its_control_group(
+    monkeypatch: pytest.MonkeyPatch,
+    total: int,
+    available: int,
+    limit: object,
+    used: int,
+    free: bool,
+) -> None:
+    files = {"/proc/meminfo": f"MemTotal: {total >> 10} kB\nMemAvailable: {available >> 10} kB\n"}
+    if limit is not None:
+        files |= {"/sys/fs/cgroup/memory.max": f"{limit}\n"}
+        files |= {"/sys/fs/cgroup/memory.current": f"{used}\n"}
+
+    def opened(path: str) -> io.StringIO:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return io.StringIO(files[path])
+
+    monkeypatch.setattr(lookahead, "open", opened, raising=False)
+    assert lookahead._memory_is_free() == free
+
+
+def test_memory_is_looked_at_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+    now = [100.0]
+    monkeypatch.setattr(lookahead, "_memory_is_free", lambda: looked.append(True) or True)
+    monkeypatch.setattr(lookahead, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    ahead = lookahead.Lookahead(SimpleNamespace(settings=SimpleNamespace(get=lambda _: "on")))
+    for moment in (100.0, 100.4, 100.6, 101.0):
+        now[0] = moment
+        assert ahead._has_room()
+    assert len(looked) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "workers", "limit"),
+    [
+        ("on", 8, None, 8),
+        ("on", 8, "3", 2),
+        ("on", 2, "8", 1),
+        ("off", 8, None, 0),
+        ("0", 8, None, 0),
+        ("5", 1, "8", 5),
+    ],
+)
+def test_as_many_as_the_processors_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, cores: int, workers: str | None, limit: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
+    if workers is not None:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
+    ahead = lookahead.Lookahead(SimpleNamespace(settings=SimpleNamespace(get=lambda _: wanted)))
+    assert ahead._limit == limit
 
 
 def test_what_is_not_used_is_thrown_away(run, pytester) -> None:

@@ -132,6 +132,38 @@ def test_others_are_gone(db):
     assert len({database for _, database in lines}) == 4
 
 
+@pytest.mark.needs("mariadb", "id range")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_database_of_mariadb_for_each_test(run, pytester, workers: str) -> None:
+    result = run(
+        """
+def load(db):
+    db.sql("create table t(a int); insert into t values (1); create view v as select a from t")
+
+db = pc.services.MariaDB.fixture(image="host:", seed=load, isolation="database")
+
+@pytest.mark.parametrize("n", range(4))
+def test_it(db, n):
+    assert db.sql("select count(*) from v") == [["1"]]
+    db.sql("insert into t values (2)")
+    assert db.sql("select database()") == [[db.database]] and db.database in db.dsn
+    assert db.sql("select count(*) from t", database="test") == [["1"]]
+    with open("servers", "a") as file:
+        file.write(db.container.id + " " + db.database + "\\n")
+
+def test_others_are_gone(db):
+    names = db.sql("show databases like 'test\\\\_%'")
+    assert [db.database] in names and len(names) <= 2
+""",
+        "-n",
+        workers,
+    )
+    result.assert_outcomes(passed=5)
+    lines = [line.split() for line in (pytester.path / "servers").read_text().splitlines()]
+    assert len({server for server, _ in lines}) == 1
+    assert len({database for _, database in lines}) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
