@@ -39,7 +39,7 @@ class Endpoint:
     Attributes:
         name: Of the fixture whose containers it leads to.
         number: The port in the container.
-        where: The line that makes it, as far as it is known.
+        where: The line that makes it, ``file:line``, as far as it is known.
         host, port: The address.
     """
 
@@ -85,7 +85,9 @@ class Endpoint:
                 ) from None
 
     def _described(self) -> str:
-        return f"fixture {self.name!r}" + (f" ({self.where})" if self.where else "")
+        return f"fixture {self.name!r}" + (
+            f" ({os.path.relpath(self.where)})" if self.where else ""
+        )
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name!r} {self.host}:{self.port}>"
@@ -129,7 +131,7 @@ def line_of(frame: FrameType) -> tuple[str, str | None]:
     """
     path, number = frame.f_code.co_filename, frame.f_lineno
     found = re.match(r"\s*(\w+)\s*(?::[^=]*)?=(?!=)", linecache.getline(path, number))
-    return f"{os.path.relpath(path)}:{number}", found.group(1) if found else None
+    return f"{os.path.abspath(path)}:{number}", found.group(1) if found else None
 
 
 def forget_setters() -> None:
