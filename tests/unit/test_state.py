@@ -90,6 +90,70 @@ def test_functions_called_at_import_count_in_whatever_file_they_are() -> None:
     assert kept == {"helper": ["Row.__init__", "more", "rows"], "user": []}
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        "ROWS = list(map(make, [1]))",
+        "@make\ndef other(): pass",
+        "TABLE = {'a': make}",
+        "@helper.make\nclass Other: pass",
+        "def other(x=make): pass",
+        "class Row(metaclass=make): pass",
+    ],
+)
+def test_functions_used_at_import_without_a_call_count(use: str) -> None:
+    code = f"def make(x):\n    return 1\n{use}\n"
+    assert digest_of(code) != digest_of(code.replace("return 1", "return 2"))
+
+
+@pytest.mark.parametrize(
+    ("hook", "use"),
+    [
+        ("__init_subclass__", ""),
+        ("__set_name__", ""),
+        ("__post_init__", "ONE = Base()"),
+        ("__call__", "ONE = list(map(Base(), [1]))"),
+        ("__iter__", "ALL = list(Base())"),
+    ],
+)
+def test_what_python_calls_at_import_counts(hook: str, use: str) -> None:
+    code = f"class Base:\n    def {hook}(self):\n        return 1\n{use}\n"
+    assert digest_of(code) != digest_of(code.replace("return 1", "return 2"))
+    plain = code.replace(hook, "save")
+    assert digest_of(plain) == digest_of(plain.replace("return 1", "return 2"))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "db = Postgres.fixture(seed=load)",
+        "db = Postgres.fixture(seed=[load, 'a.sql'])",
+        "pytestmark = pytest.mark.containers_seed('db', load)",
+    ],
+)
+def test_another_seed_of_the_same_file_does_not_count(use: str) -> None:
+    code = f"def load(db):\n    return 1\n{use}\n"
+    assert digest_of(code) == digest_of(code.replace("return 1", "return 2"))
+
+
+def test_variables_that_code_reads_at_import() -> None:
+    code = b"""
+import os
+from os import environ, getenv
+A = os.environ.get("A")
+B = environ["B"]
+C = os.getenv("C", "1") or getenv("D")
+if "E" in os.environ: pass
+os.environ["F"] = os.environ[A]
+def called(): return os.environ["G"]
+def other(): return os.environ["H"]
+def default(x=os.environ["I"]): pass
+ONE = called()
+"""
+    read, written = sources.variables(code, ["called"])
+    assert (sorted(read), sorted(written)) == (["A", "B", "C", "D", "E", "G", "I"], ["F"])
+
+
 @given(st.sampled_from(["used", "unused", "Model.save", "make"]), st.integers(0, 5))
 def test_a_body_counts_exactly_when_it_is_kept(name: str, number: int) -> None:
     leaf = name.rpartition(".")[2]
