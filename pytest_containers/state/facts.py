@@ -4,6 +4,7 @@ As JSON::
 
     files      path -> {"stat": [size, mtime_ns], "sha256", "kept", "tree"}
     folders    path -> digest of the names in it
+    absent     paths where there was nothing
     inputs     pattern -> {"stat", "sha256"} of all that it matches
     variables  name -> digest of the value, or null where it was not set
     packages   name -> version
@@ -64,21 +65,47 @@ def gather(trace: Trace, inputs: Inputs, root: Path, own_module: str | None) -> 
         path for path in trace.modules()
         if path == own_module or path in trace.executed or not _is_collected(path)
     }  # fmt: skip
-    code = {path: Path(path).read_bytes() for path in modules | _python(trace.files)}
+    code = _python(modules | trace.files)
     kept = sources.kept_functions(code, trace.executed)
+    absent = {path for path in trace.absent if not trace.made(path)}
     files = {}
-    for path in sorted(set(code) | trace.files):
-        whole = path not in modules  # read as data, or run and gone: a migration mostly
-        files[_short(path, root)] = _file(
-            path, None if whole else kept[path], path == own_module and not whole
-        )
+    for path in sorted(modules | trace.files):
+        whole = path not in modules or path not in code  # data, or run and gone: a migration mostly
+        try:
+            files[_short(path, root)] = _file(
+                path, None if whole else kept[path], path == own_module and not whole
+            )
+        except FileNotFoundError:  # the seed has used it up, or it was its own
+            absent.add(path)
+        except (OSError, SyntaxError):  # it cannot be told what was used: never again
+            files[_short(path, root)] = {"stat": [], "sha256": ""}
     return {
         "files": files,
         "folders": {_short(path, root): _names(path) for path in sorted(trace.folders)},
+        "absent": sorted(_short(path, root) for path in absent),
         "inputs": {_short(one, root): _tree(one) for one in inputs.patterns},
-        "variables": {name: _hashed(name, value) for name, value in trace.variables.items()},
+        "variables": _variables(trace, {path: code[path] for path in modules & set(code)}, kept),
         "packages": _versions(trace.packages),
     }
+
+
+def _variables(
+    trace: Trace, modules: Mapping[str, bytes], kept: Mapping[str, Sequence[str]]
+) -> dict[str, str | None]:
+    """Those that were read, and those that modules have read when they were imported.
+
+    The latter is not seen, only guessed from the names in the code; what the code itself has set
+    is its own.
+    """
+    read: set[str] = set()
+    written: set[str] = set()
+    for path, source in modules.items():
+        called = set(kept[path]) - trace.executed.get(path, set())
+        its_read, its_written = sources.variables(source, called)
+        read |= its_read
+        written |= its_written
+    found = {name: os.environ.get(name) for name in read - written if trace.counts(name)}
+    return {name: _hashed(name, value) for name, value in {**found, **trace.variables}.items()}
 
 
 def change(facts: Mapping[str, Any], root: Path) -> str | None:
@@ -87,6 +114,9 @@ def change(facts: Mapping[str, Any], root: Path) -> str | None:
         if not _is_same(_long(name, root), known):
             there = os.path.exists(_long(name, root))
             return f"{name} {'has changed' if there else 'is gone'}"
+    for name in facts.get("absent", ()):
+        if os.path.lexists(_long(name, root)):
+            return f"{name} is there now"
     for name, known in facts["folders"].items():
         if _names(_long(name, root)) != known:
             return f"there are other files in {name}"
@@ -122,39 +152,43 @@ def _is_collected(path: str) -> bool:
     return name == "conftest.py" or name.startswith("test_") or name.endswith("_test.py")
 
 
-def _python(paths: Iterable[str]) -> set[str]:
-    found = set()
+def _python(paths: Iterable[str]) -> dict[str, bytes]:
+    """The sources of those that are Python and can be read as such."""
+    found = {}
     for path in paths:
         with suppress(SyntaxError, ValueError, OSError):
             if path.endswith(".py"):
-                sources.digest(Path(path).read_bytes(), ())
-                found.add(path)
+                source = Path(path).read_bytes()
+                sources.digest(source, ())
+                found[path] = source
     return found
 
 
 def _file(path: str, kept: Sequence[str] | None, without_tests: bool) -> dict[str, Any]:
-    data = Path(path).read_bytes()
-    known: dict[str, Any] = {"stat": _stat(path), "sha256": hashlib.sha256(data).hexdigest()}
+    known: dict[str, Any] = {"stat": _stat(path), "sha256": _content(path)}
     if kept is not None:
         known |= {"kept": list(kept), "without_tests": without_tests}
+        data = Path(path).read_bytes()
         known["tree"] = sources.digest(data, kept, without_tests=without_tests)
     return known
+
+
+def _content(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_same(path: str, known: Mapping[str, Any]) -> bool:
     try:
         if _stat(path) == known["stat"]:
             return True
+        if _content(path) == known["sha256"]:
+            return True
+        if "tree" not in known:
+            return False
         data = Path(path).read_bytes()
-    except OSError:
-        return False
-    if hashlib.sha256(data).hexdigest() == known["sha256"]:
-        return True
-    if "tree" not in known:
-        return False
-    try:
         tree = sources.digest(data, known["kept"], without_tests=known["without_tests"])
-    except SyntaxError:
+    except (OSError, SyntaxError, ValueError):
         return False
     return bool(tree == known["tree"])
 
@@ -183,9 +217,8 @@ def _tree(pattern: str, known: Mapping[str, Any] | None = None) -> dict[str, Any
     hasher = hashlib.sha256()
     top = pattern.partition("*")[0]
     for path in paths:
-        data = Path(path).read_bytes()
         name = os.path.relpath(path, os.path.dirname(top) or "/")
-        hasher.update(f"{name}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
+        hasher.update(f"{name}\0{_content(path)}\0".encode("utf-8", "surrogateescape"))
     return {"stat": signature, "sha256": hasher.hexdigest()}
 
 
@@ -200,7 +233,7 @@ def _files(path: str) -> list[str]:
         os.path.join(folder, name)
         for folder, folders, names in os.walk(path)
         for name in names
-        if "__pycache__" not in folder
+        if "__pycache__" not in folder and os.path.exists(os.path.join(folder, name))
     ]
 
 
@@ -233,8 +266,7 @@ def _version(name: str) -> str | None:
 
 
 def _short(path: str, root: Path) -> str:
-    base = os.path.realpath(root) + os.sep
-    return path.removeprefix(base)
+    return path.removeprefix(os.path.join(os.path.realpath(root), ""))
 
 
 def _long(name: str, root: Path) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_containers.errors import SpecError, hide_frames
+from pytest_containers.state.trace import NAMED_EVENT
 
 __tracebackhide__ = hide_frames
 
@@ -106,6 +108,7 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _apply_all(target: Any, path: Path) -> None:
+    sys.audit(NAMED_EVENT, str(path))
     for script in scripts_in(path):
         apply_script(target, script)
 
@@ -117,6 +120,7 @@ def apply_script(target: Any, path: Path) -> None:
         SpecError: It is nothing that can be run there.
         ExecError: It failed; with its output.
     """
+    sys.audit(NAMED_EVENT, str(path))
     own = getattr(target, "run_script", None)
     if own is not None:
         own(path)

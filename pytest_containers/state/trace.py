@@ -8,10 +8,11 @@ processes read is not seen, but for files below the project that are named on th
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import source_from_cache
 from pathlib import Path
@@ -21,8 +22,16 @@ from typing import Any
 READ_EVENT = "pytest_containers.read"
 """Audit event of this project: a path that is read by one of its own processes."""
 
+NAMED_EVENT = "pytest_containers.named"
+"""The same of a path that the user has named: it counts wherever it is."""
+
 _COMMON_NAMES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "COV_CORE_", "COVERAGE_")
 _LISTED = ("os.listdir", "os.scandir")
+_TOOLS = re.compile(
+    r"/(\.git|\.hg|\.svn|\.jj|\.tox|\.nox|\.venv|\.direnv|\.eggs|\.hypothesis|\.idea|\.vscode"
+    r"|\.cache|\.\w+_cache|__pycache__)/|/\.coverage[^/]*/\Z"
+)
+"""What tools keep in a project for themselves, which changes with every run."""
 
 
 class Trace:
@@ -31,41 +40,63 @@ class Trace:
     Args:
         root: The project.
         ignored: Variables whose values are no inputs.
+        outside: Directories below it that are no part of it.
 
     Attributes:
-        files, folders: Absolute paths that were read, that exist and are below `root`.
+        files, folders: Absolute paths that were read, that existed and are below `root`, or were
+            named by the user.
+        absent: Those below `root` where there was nothing.
         executed: By file below `root`, the functions that ran.
         packages: Top names of installed packages whose functions ran.
         variables: Names that were read from the environment, with their values then.
     """
 
-    def __init__(self, root: Path, ignored: Collection[str] = ()) -> None:
+    def __init__(
+        self, root: Path, ignored: Collection[str] = (), outside: Iterable[Path] = ()
+    ) -> None:
         self.ignored: frozenset[str] = frozenset(ignored)
-        self._root = os.path.realpath(root) + os.sep
-        self._outside = tuple(_environments())
+        self._root = os.path.join(os.path.realpath(root), "")
+        others = [*_environments(), *(os.path.join(os.path.realpath(one), "") for one in outside)]
+        # A project may lie in one of them: /usr/src/app with Debian's Python, of /usr.
+        self._outside = tuple(one for one in others if not self._root.startswith(one))
         self._packages: dict[str, str | None] = {}
         self.files: set[str] = set()
         self.folders: set[str] = set()
+        self.absent: set[str] = set()
         self.executed: dict[str, set[str]] = {}
         self.packages: set[str] = set()
         self.variables: dict[str, str | None] = {}
         self._seen: dict[str, str | None] = {}
         self._written: set[str] = set()
 
-    def note(self, path: Any) -> None:
-        """`path` was read."""
+    def note(self, path: Any, *, tried: bool = False, named: bool = False) -> None:
+        """`path` was read.
+
+        Args:
+            tried: Whether it was, also where there is nothing.
+            named: It counts wherever it is.
+        """
         if not isinstance(path, str | bytes | os.PathLike):
             return
-        real = self._below(os.fsdecode(path))
-        if real is not None and os.path.isfile(real) and real not in self._written:
+        name = os.fsdecode(path)
+        real = os.path.realpath(name) if named else self._below(name)
+        if real is None or real in self._written:
+            return
+        if os.path.isfile(real):
             self.files.add(real)
-        elif real is not None and os.path.isdir(real):
+        elif os.path.isdir(real):
             self.folders.add(real)
+        elif tried and not os.path.lexists(real):
+            self.absent.add(real)
 
     def note_written(self, path: Any) -> None:
         """`path` is written: what is read of it from now on is no input."""
         if isinstance(path, str | bytes | os.PathLike):
             self._written.add(os.path.realpath(os.fsdecode(path)))
+
+    def made(self, path: str) -> bool:
+        """Whether the code itself has written `path`."""
+        return path in self._written
 
     def note_code(self, code: CodeType) -> None:
         """A function ran."""
@@ -84,6 +115,10 @@ class Trace:
         known = self._packages[path]
         if known is not None:
             self.packages.add(known)
+
+    def counts(self, variable: str) -> bool:
+        """Whether its value is an input: not if it is different in every run."""
+        return variable not in self.ignored and not variable.startswith(_COMMON_NAMES)
 
     def modules(self) -> Iterator[str]:
         """Files of all modules below `root` that are loaded now."""
@@ -108,15 +143,15 @@ class Trace:
             path = _source_of(path)
         real = os.path.realpath(path)
         inside = f"{real}{os.sep}".startswith(self._root) and not real.startswith(self._outside)
-        hidden = any(part.startswith(".") for part in real[len(self._root) :].split(os.sep))
-        return real if inside and not hidden else None
+        below = f"/{real[len(self._root) :]}/"
+        return real if inside and _TOOLS.search(below) is None else None
 
 
 def _environments() -> Iterator[str]:
-    """Directories of installed packages, wherever they are."""
-    for path in {sys.prefix, sys.base_prefix, *sys.path}:
-        if path and (path in (sys.prefix, sys.base_prefix) or path.endswith("-packages")):
-            yield os.path.realpath(path) + os.sep
+    """Directories of installed packages and of Python's own modules, wherever they are."""
+    installed = (path for path in sys.path if path.endswith("-packages"))
+    for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *installed}:
+        yield os.path.join(os.path.realpath(path), "")
 
 
 def _source_of(path: str) -> str:
@@ -137,15 +172,17 @@ def _hook(event: str, args: Sequence[Any]) -> None:
     if event == "open":
         path, mode, flags = args
         if _reads(mode, flags):
-            trace.note(path)
+            trace.note(path, tried=not (isinstance(flags, int) and flags & os.O_CREAT))
         else:
             trace.note_written(path)
     elif event in _LISTED:
         # The import system lists all of sys.path, where a project may be with all it has.
         if not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
-            trace.note(args[0] or os.getcwd())
+            trace.note(args[0] or os.getcwd(), tried=True)
     elif event == READ_EVENT:
         trace.note(args[0])
+    elif event == NAMED_EVENT:
+        trace.note(args[0], named=True)
     elif event == "subprocess.Popen":
         words = args[1] if isinstance(args[1], list | tuple) else [args[1]]
         for word in words:
@@ -251,6 +288,5 @@ def _environment(trace: Trace) -> Iterator[None]:
         kind.__getitem__, kind.__setitem__, kind.__iter__ = getitem, setitem, iterate  # type: ignore[method-assign]
         for name, count in reads.items():
             bulk = copies if name in before else 0
-            common = name in trace.ignored or name.startswith(_COMMON_NAMES)
-            if count > bulk and not common:
+            if count > bulk and trace.counts(name):
                 trace.variables[name] = before.get(name)

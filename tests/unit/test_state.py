@@ -7,7 +7,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 
 from pytest_containers.errors import SpecError
 from pytest_containers.state import facts, sources
-from pytest_containers.state.seeds import scripts_in, seeds_of
+from pytest_containers.state.seeds import apply_script, scripts_in, seeds_of
 from pytest_containers.state.trace import READ_EVENT, Trace, recording
 
 CODE = """
@@ -403,6 +407,129 @@ def test_processes_of_ours_tell_what_they_read(tmp_path: Path) -> None:
         sys.audit(READ_EVENT, str(tmp_path / "file"))
     assert trace.folders == {str(tmp_path / "tree")}
     assert trace.files == {str(tmp_path / "file")}
+
+
+def used_by(root: Path, function: Callable[[], object], **options: Any) -> dict[str, Any]:
+    trace = Trace(root, **options)
+    with recording(trace):
+        function()
+    known = facts.gather(trace, facts.Inputs([], root), root, None)
+    loaded = set(facts.gather(Trace(root), facts.Inputs([], root), root, None)["files"])
+    return {**known, "files": {k: v for k, v in known["files"].items() if k not in loaded}}
+
+
+def test_scripts_that_were_named_count_wherever_they_are(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    for path in (root / ".data/in.sh", tmp_path / "shared/out.sh"):
+        path.parent.mkdir(parents=True)
+        path.write_text("one")
+        known = used_by(root, lambda path=path: apply_script(Runner(), path))
+        assert facts.change(known, root) is None
+        path.write_text("other")
+        assert "has changed" in str(facts.change(known, root))
+
+
+class Runner:
+    def run_script(self, path: Path) -> None:
+        path.read_bytes()
+
+
+def test_a_hidden_file_counts_unless_it_is_a_tools_own(tmp_path: Path) -> None:
+    names = [".env", ".config/a.toml", ".git/HEAD", ".venv/x", ".pytest_cache/x", ".coverage.1"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    known = used_by(tmp_path, lambda: [(tmp_path / name).read_text() for name in names])
+    assert set(known["files"]) == {".env", ".config/a.toml"}
+
+
+def test_the_store_is_no_part_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/a").write_text("1")
+    known = used_by(tmp_path, (tmp_path / "store/a").read_text, outside=[tmp_path / "store"])
+    assert known["files"] == {}
+
+
+def test_a_project_below_the_prefix_of_its_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /usr/src/app is, with Debian's Python, whose prefix is /usr."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "src/app/lib/site-packages")])
+    root = tmp_path / "src/app"
+    (root / "lib/site-packages").mkdir(parents=True)
+    for name in ("a.txt", "lib/site-packages/b.txt"):
+        (root / name).write_text("1")
+    known = used_by(
+        root, lambda: [(root / n).read_text() for n in ("a.txt", "lib/site-packages/b.txt")]
+    )
+    assert set(known["files"]) == {"a.txt"}
+
+
+def test_a_file_that_was_not_there(tmp_path: Path) -> None:
+    def seed() -> None:
+        with suppress(FileNotFoundError):
+            (tmp_path / "local.txt").read_text()
+        with suppress(FileNotFoundError):
+            os.listdir(tmp_path / "more")
+        with suppress(FileNotFoundError):
+            (tmp_path / "cache.txt").read_text()
+        (tmp_path / "cache.txt").write_text("its own")
+        (tmp_path / "new.txt").open("w+").close()
+
+    known = used_by(tmp_path, seed)
+    assert known["absent"] == ["local.txt", "more"]
+    assert facts.change(known, tmp_path) is None
+    (tmp_path / "local.txt").write_text("")
+    assert facts.change(known, tmp_path) == "local.txt is there now"
+
+
+def test_a_file_that_the_seed_uses_up(tmp_path: Path) -> None:
+    (tmp_path / "once.txt").write_text("1")
+
+    def seed() -> None:
+        (tmp_path / "once.txt").read_text()
+        (tmp_path / "once.txt").unlink()
+
+    known = used_by(tmp_path, seed)
+    assert facts.change(known, tmp_path) is None
+    (tmp_path / "once.txt").write_text("2")
+    assert facts.change(known, tmp_path) == "once.txt is there now"
+
+
+@pytest.mark.parametrize("what", ["gone", "broken"])
+def test_a_module_whose_file_is_not_what_it_was(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "vanishing.py"
+    path.write_text("def run(): pass\n")
+    module = types.ModuleType("vanishing")
+    module.__file__ = str(path)
+    sys.modules["vanishing"] = module
+    try:
+        path.unlink() if what == "gone" else path.write_text("def (")
+        known = facts.gather(Trace(tmp_path), facts.Inputs([], tmp_path), tmp_path, None)
+    finally:
+        del sys.modules["vanishing"]
+    path.write_text("def run(): pass\n")
+    assert "vanishing.py" in str(facts.change(known, tmp_path))
+
+
+def test_variables_read_at_import(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEN", "1")
+    text = FILES["unrelated.py"] + "import os\nSIZE = os.environ.get('SIZE', '1')\n"
+    (project / "unrelated.py").write_text(text)
+    known = traced(project)
+    assert facts.change(known, project) is None
+    monkeypatch.setenv("SIZE", "2")
+    assert facts.change(known, project) == "environment variable SIZE has changed"
+
+
+def test_a_dangling_link_in_an_input(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link").symlink_to("nowhere")
+    inputs = facts.Inputs(["in"], tmp_path)
+    known = facts.gather(Trace(tmp_path), inputs, tmp_path, None)
+    assert facts.change(known | {"files": {}}, tmp_path) is None
 
 
 @pytest.mark.parametrize("pattern", ["sql", "sql/*.sql", "**/*.sql"])
