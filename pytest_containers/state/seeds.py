@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import inspect
 import os
 import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_containers.errors import SpecError, hide_frames
 from pytest_containers.state.trace import NAMED_EVENT
+from pytest_containers.state.values import Known
 
 __tracebackhide__ = hide_frames
 
 SCRIPTS = (".sql", ".sql.gz", ".sh", ".js", ".redis")
 """Ends of names of files that some service can apply; which ones is the service's to say."""
+UNSHARED = "only in this process, since it holds"
+"""In an identity: what follows cannot be known by value, so no other process has this seed."""
 _BACKWARDS = (".down.sql", ".rollback.sql", ".undo.sql")
 
 
@@ -31,7 +31,8 @@ class Seed:
 
     Attributes:
         title: For people: a function's or a file's name.
-        identity: Equal for equal seeds; part of the state's key.
+        identity: Equal for equal seeds; part of the state's key. A script's has its whole path,
+            since two directories may have a script of one name.
         apply: Does it; gets the ready service or container.
         module: The file that a function is in.
     """
@@ -76,7 +77,11 @@ def _of_path(path: Path, folder: Path) -> Seed:
                 f"{', '.join(SCRIPTS)}",
                 path=str(path),
             )
-        return Seed(f"{title}/", f"directory {title}", lambda target: _apply_all(target, path))
+        return Seed(
+            f"{title}/",
+            f"directory {os.path.realpath(path)}",
+            lambda target: _apply_all(target, path),
+        )
     if not path.is_file():
         raise SpecError(
             f"seed {path} does not exist; relative paths are relative to {folder}", path=str(path)
@@ -86,7 +91,9 @@ def _of_path(path: Path, folder: Path) -> Seed:
             f"seed {path} is of no known kind; names of scripts end with {', '.join(SCRIPTS)}",
             path=str(path),
         )
-    return Seed(title, f"script {title}", lambda target: apply_script(target, path))
+    return Seed(
+        title, f"script {os.path.realpath(path)}", lambda target: apply_script(target, path)
+    )
 
 
 def scripts_in(path: Path) -> list[Path]:
@@ -134,13 +141,16 @@ def apply_script(target: Any, path: Path) -> None:
 
 
 def _of_callable(function: Callable[[Any], object]) -> Seed:
-    parts = list(_identity(function, 0))
+    known = Known(function)
+    identity = known.digest
+    if known.unknown:
+        identity += f"\n{UNSHARED} {' and '.join(sorted(known.unknown))}"
     inner = _inner(function)
     code = getattr(inner, "__code__", None)
     module = code.co_filename if code is not None else inspect.getsourcefile(type(inner))
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     return Seed(
-        name.rpartition(".<locals>.")[2], "\n".join(parts), function,
+        name.rpartition(".<locals>.")[2], identity, functools.partial(_run, function),
         os.path.realpath(module) if module else None,
     )  # fmt: skip
 
@@ -157,59 +167,36 @@ def _inner(function: Any) -> Any:
             return function
 
 
-def _identity(value: Any, depth: int) -> Iterator[str]:
-    """Lines that are equal for equal callables, arguments and closures included."""
-    if depth > 4:
+def _run(function: Callable[[Any], object], target: Any) -> None:
+    """Call a seed, to its end: a call of an ``async def`` alone does nothing.
+
+    Raises:
+        SpecError: It is a generator, which nobody would exhaust, or asynchronous in a running loop.
+    """
+    result = function(target)
+    if isinstance(result, Generator | AsyncGenerator):
+        raise SpecError(
+            f"seed {function!r} is a generator, and nothing of it has run; return instead of "
+            "yielding, since what a seed has made is never taken down"
+        )
+    if isinstance(result, Awaitable):
+        _await(result, function)
+
+
+def _await(result: Awaitable[object], function: object) -> None:
+    import asyncio
+
+    async def whole() -> None:
+        await result
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(whole())
         return
-    if isinstance(value, functools.partial):
-        yield f"partial {_data(value.args)} {_data(value.keywords)}"
-        yield from _identity(value.func, depth + 1)
-    elif inspect.ismethod(value):
-        yield f"of {type(value.__self__).__qualname__} {_data(vars_of(value.__self__))}"
-        yield from _identity(value.__func__, depth + 1)
-    elif inspect.isfunction(value):
-        yield f"{value.__module__}.{value.__qualname__} {_source(value)}"
-        yield f"defaults {_data(value.__defaults__)} {_data(value.__kwdefaults__)}"
-        for cell in value.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:
-                continue
-            if callable(content):
-                yield from _identity(content, depth + 1)
-            else:
-                yield _data(content)
-    elif inspect.isclass(value) or inspect.isbuiltin(value):
-        yield f"{value.__module__}.{value.__qualname__}"
-    else:
-        yield f"{type(value).__module__}.{type(value).__qualname__} {_data(vars_of(value))}"
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    return dict(getattr(value, "__dict__", {}))
-
-
-def _data(value: Any) -> str:
-    """Plain data as text; of anything else only what it is."""
-    if isinstance(value, dict):
-        pairs = sorted(f"{key}: {_data(one)}" for key, one in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [_data(one) for one in value]
-        return f"[{', '.join(sorted(items) if isinstance(value, set | frozenset) else items)}]"
-    if isinstance(value, str | bytes | int | float | bool | None | os.PathLike):
-        return repr(value)
-    return type(value).__qualname__
-
-
-def _source(function: Any) -> str:
-    try:
-        text = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        code = function.__code__
-        text = repr((code.co_code, code.co_names, _data(code.co_consts)))
-    try:
-        text = ast.dump(ast.parse(text))  # comments and layout do not count
-    except SyntaxError:
-        text = text.strip()
-    return hashlib.sha256(text.encode()).hexdigest()
+    if isinstance(result, Coroutine):
+        result.close()  # else it warns that nobody has awaited it
+    raise SpecError(
+        f"seed {function!r} is asynchronous and cannot be awaited where an event loop runs "
+        "already; start its service outside of the loop, or use a plain function"
+    )

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
 import functools
+import itertools
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +28,7 @@ from hypothesis import strategies as st
 
 from pytest_containers.errors import SpecError
 from pytest_containers.state import facts, sources
-from pytest_containers.state.seeds import apply_script, scripts_in, seeds_of
+from pytest_containers.state.seeds import UNSHARED, apply_script, scripts_in, seeds_of
 from pytest_containers.state.trace import READ_EVENT, Trace, recording
 
 CODE = """
@@ -208,6 +217,196 @@ def test_arguments_and_closures_are_part_of_a_seed() -> None:
     assert identity(closing_over(1)) != identity(closing_over(2))
     assert identity(closing_over({"b": 1, "a": 2})) == identity(closing_over({"a": 2, "b": 1}))
     assert identity(first) == identity(first)
+
+
+@dataclasses.dataclass
+class Cfg:
+    rows: int
+    more: object = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    rows: int
+
+
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+
+class Plain:
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __call__(self, db: object) -> None: ...
+
+
+def nested(depth: int, leaf: object) -> object:
+    return leaf if depth == 0 else [nested(depth - 1, leaf)]
+
+
+def local_class(rows: int) -> type:
+    class Local:
+        def __call__(self, db: object) -> int:
+            return rows
+
+    return Local
+
+
+def cached(rows: int) -> Callable[..., int]:
+    @functools.lru_cache
+    def inner(db: object) -> int:
+        return rows
+
+    return inner
+
+
+def identity_of(value: object) -> str:
+    return seeds_of(value, Path())[0].identity
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (Cfg(1), Cfg(2)),
+        (Cfg(1, Cfg(1)), Cfg(1, Cfg(2))),
+        (Slotted(1), Slotted(2)),
+        (Size.SMALL, Size.LARGE),
+        (Plain(1), Plain(2)),
+        (datetime.date(2024, 1, 1), datetime.date(2025, 1, 1)),
+        (decimal.Decimal(1), decimal.Decimal(2)),
+        (collections.OrderedDict(a=1), collections.OrderedDict(a=2)),
+        (collections.deque([1]), collections.deque([2])),
+        (re.compile("a"), re.compile("b")),
+        (Path("a"), Path("b")),
+        (1, True),
+        (1, "1"),
+        ([1], (1,)),
+        ([["a"], "b"], [["a", "b"]]),
+        (nested(40, 1), nested(40, 2)),
+        (lambda: 1, lambda: 2),
+        (functools.partial(first, 1), functools.partial(first, 2)),
+        (local_class(1), local_class(2)),
+        (local_class(1)(), local_class(2)()),
+        (cached(1), cached(2)),
+        (Plain(1).__call__, Plain(2).__call__),
+        ([].append, [1].append),
+        (frozenset({"a"}), frozenset({"b"})),
+    ],
+    ids=repr,
+)
+def test_what_a_seed_holds_is_told_apart_by_value(one: object, two: object) -> None:
+    assert identity_of(closing_over(one)) != identity_of(closing_over(two))
+    assert identity_of(closing_over(one)) == identity_of(closing_over(one))
+    partial = functools.partial(first, day=one)
+    assert identity_of(partial) != identity_of(functools.partial(first, day=two))
+
+
+@pytest.mark.parametrize("value", ["Cfg(1, [{'a'}])", "Slotted(1)", "Size.SMALL", "Plain(1)",
+    "datetime.date(2024, 1, 1)", "collections.OrderedDict(a=1)", "cached(1)", "local_class(1)",
+    "local_class(1)()", "{'a', 'b', 'c'}", "nested(40, 1)", "re.compile('a')", "lambda: 1"])  # fmt: skip
+def test_equal_values_are_equal_in_another_process(value: str) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_state import *\n"
+        f"print(identity_of(closing_over({value})))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(Path(__file__).parent)], text=True, check=True,
+            stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed,
+                                         "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1 and UNSHARED not in found.pop()
+
+
+def test_two_lambdas_of_one_line() -> None:
+    one, two = (lambda db: db.append(1)), (lambda db: db.append(2))
+    assert identity_of(one) != identity_of(two)
+
+
+def test_where_a_seed_stands_does_not_matter() -> None:
+    def made(text: str) -> str:
+        names: dict[str, Any] = {}
+        exec(compile(text, "<seed>", "exec"), names)
+        return identity_of(names["seed"])
+
+    code = "def seed(db):\n    db.append([1, {2, 3}])\n"
+    assert made(code) == made(f"\n# a comment\n\n{code}")
+    assert made(code) != made(code.replace("3", "4"))
+
+
+def test_what_cannot_be_known_by_value_is_equal_to_itself_only() -> None:
+    one, two = threading.Lock(), threading.Lock()
+    assert identity_of(closing_over(one)) == identity_of(closing_over(one))
+    assert identity_of(closing_over(one)) != identity_of(closing_over(two))
+    assert f"{UNSHARED} _thread.lock" in identity_of(closing_over([one]))
+    counter = itertools.count()
+    before = identity_of(closing_over(counter))
+    next(counter)
+    assert identity_of(closing_over(counter)) == before
+
+
+def test_values_that_contain_themselves() -> None:
+    one: list[object] = [1]
+    one.append(one)
+    two: list[object] = [2]
+    two.append(two)
+    assert identity_of(closing_over(one)) != identity_of(closing_over(two))
+    deep: object = None
+    for _ in range(100_000):
+        deep = [deep]
+    assert UNSHARED in identity_of(closing_over(deep))
+    wide: object = 1
+    for _ in range(60):  # 2 ** 60 paths lead through it
+        wide = [wide, wide]
+    assert UNSHARED not in identity_of(closing_over(wide))
+
+
+def test_scripts_of_one_name_in_two_directories(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "more").mkdir(parents=True)
+        (tmp_path / name / "one.sql").write_text("")
+        (tmp_path / name / "more/one.sql").write_text("")
+    for seed in ("one.sql", "more"):
+        (one,), (two,) = seeds_of(seed, tmp_path / "a"), seeds_of(seed, tmp_path / "b")
+        assert one.title == two.title
+        assert one.identity != two.identity
+
+
+def test_an_asynchronous_seed_runs_to_its_end() -> None:
+    async def load(db: list[int]) -> None:
+        await asyncio.sleep(0)
+        db.append(1)
+
+    done: list[int] = []
+    for value in (load, lambda db: load(db), functools.partial(load)):
+        seeds_of(value, Path())[0].apply(done)
+    assert done == [1, 1, 1]
+
+    async def inside() -> None:
+        with pytest.raises(SpecError, match="cannot be awaited where an event loop runs already"):
+            seeds_of(load, Path())[0].apply(done)
+
+    asyncio.run(inside())
+
+
+def test_a_generator_is_no_seed() -> None:
+    def load(db: list[int]) -> Iterator[None]:
+        db.append(1)
+        yield
+
+    async def later(db: list[int]) -> AsyncIterator[None]:
+        db.append(1)
+        yield
+
+    done: list[int] = []
+    for value in (load, later):
+        with pytest.raises(SpecError, match="is a generator, and nothing of it has run"):
+            seeds_of(value, Path())[0].apply(done)
+    assert done == []
 
 
 def test_a_list_is_one_step_after_the_other(tmp_path: Path) -> None:
