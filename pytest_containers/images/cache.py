@@ -80,7 +80,7 @@ def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str
         tar.addfile(member, file)
     return {
         "file": name, "key": state.key, "layer": state.layer, "base": state.base,
-        "facts": dict(state.facts),
+        "facts": dict(state.facts), "made_at": state.made_at, "used_at": state.used_at,
     }  # fmt: skip
 
 
@@ -114,7 +114,10 @@ def bring_in(library: Library, path: Path) -> list[str]:
             names += _take(library, found, facts)
         for state in known["states"]:
             library.layers.thaw(files.part(state["file"]), state["layer"], _title(state))
-            library.states.enter(state["key"], state["base"], state["layer"], state["facts"])
+            library.states.enter(
+                state["key"], state["base"], state["layer"], state["facts"],
+                made_at=state.get("made_at"), used_at=state.get("used_at"),
+            )  # fmt: skip
             names.append(_title(state))
     return names
 

@@ -89,19 +89,28 @@ class States:
             layer = self._layers.freeze(freeze, f"a state of {base.name}")
             return self.enter(key, base.id, layer.diff_id, facts)
 
-    def enter(self, key: str, base: str, layer: str, facts: Mapping[str, Any]) -> State:
-        """Make a layer that is there a state of `key`; whoever calls is among others."""
+    def enter(
+        self, key: str, base: str, layer: str, facts: Mapping[str, Any], *,
+        made_at: float | None = None, used_at: float | None = None,
+    ) -> State:  # fmt: skip
+        """Make a layer that is there a state of `key`; whoever calls is among others.
+
+        Args:
+            made_at, used_at: Seconds since the epoch, if it was made elsewhere; None is now.
+        """
         now = time.time()
+        made_at, used_at = made_at or now, used_at or now
         unpacked = self._layers.find(layer)
         record = {} if unpacked is None else self._store.layer_record(unpacked.path.parent) or {}
         size_bytes = int(record.get("size_bytes", 0))
-        state = State(key, layer, base, now, now, size_bytes, dict(facts))
+        state = State(key, layer, base, made_at, used_at, size_bytes, dict(facts))
         kept = {
-            "layer": layer, "base": base, "made_at": now, "size_bytes": size_bytes,
+            "layer": layer, "base": base, "made_at": made_at, "size_bytes": size_bytes,
             "facts": state.facts,
         }  # fmt: skip
         with storing("a state", self._store.home):
             self._store.write_atomically(self._path(state), json.dumps(kept).encode())
+            os.utime(self._path(state), (used_at, used_at))
         return state
 
     def image(self, base: Image, state: State) -> Image | None:
