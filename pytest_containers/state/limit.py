@@ -56,7 +56,7 @@ def time_limit(limit_s: float | None, container: Container, title: str) -> Itera
     finally:
         done.set()
         watcher.join()
-        if main:
+        if main and earlier is not None:  # a handler that was not set from Python cannot be, now
             signal.signal(signal.SIGINT, earlier)
     if late.is_set():
         raise _too_long(title, limit_s)
