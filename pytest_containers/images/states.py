@@ -26,6 +26,7 @@ from pytest_containers.images.store import Store, storing
 __tracebackhide__ = hide_frames
 
 _KEY = re.compile(r"[0-9a-f]{64}\Z")
+_FAILED, _FAILED_S = "failed-", 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,23 @@ def every(store: Store) -> Iterator[State]:
     with suppress(FileNotFoundError):
         for name in os.listdir(store.home / "states"):
             if _KEY.match(name):
+                _forget_failures(store.home / "states" / name)
                 yield from known(store, store.home / "states" / name)
+
+
+def failure_path(store: Store, key: str, run: str) -> Path:
+    """Where the processes of a run tell each other that the state of `key` cannot be made."""
+    digits = hashlib.sha256(run.encode()).hexdigest()[:16]
+    return store.home / "states" / key / f"{_FAILED}{digits}.json"
+
+
+def _forget_failures(folder: Path) -> None:
+    """Of runs that are over; nobody reads them any more, and a run has nobody to remove them."""
+    late = time.time() - _FAILED_S
+    for path in folder.glob(f"{_FAILED}*.json"):
+        with suppress(OSError):
+            if path.stat().st_mtime < late:
+                path.unlink()
 
 
 def known(store: Store, folder: Path) -> Iterator[State]:

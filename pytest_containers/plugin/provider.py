@@ -77,7 +77,14 @@ class Provider:
         return self._warm
 
     def _note(self, outcome: Outcome) -> None:
-        self.outcomes.setdefault((outcome.label, outcome.title), outcome)
+        """Seeds may have one name and be two, as partials of one function are."""
+        title, number = outcome.title, 1
+        while (found := self.outcomes.get((outcome.label, title))) is not None:
+            if found.made_at == outcome.made_at:
+                return
+            number += 1
+            title = f"{outcome.title} #{number}"
+        self.outcomes[outcome.label, title] = dataclasses.replace(outcome, title=title)
 
     # ----------------------------------------------------------------- what
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_containers.errors import ContainersError, SeedError, hide_frames
 from pytest_containers.images.image import Image
-from pytest_containers.images.states import State, States
+from pytest_containers.images.states import State, States, failure_path
 from pytest_containers.spec import ContainerSpec
 from pytest_containers.state import facts
 from pytest_containers.state.limit import time_limit
+from pytest_containers.state.seeds import UNSHARED
 from pytest_containers.state.trace import Trace, recording
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ __tracebackhide__ = hide_frames
 
 _FORMAT = 1  # counts changes of what is frozen
 _STOP_S = 60.0
-_KEPT, _KEPT_S = 5, 30 * 24 * 3600.0
+_DAY_S = 24 * 3600.0
+_KEPT, _KEPT_S = 5, 30 * _DAY_S  # of one seed, whose inputs change; of any
+_KEPT_OTHERS, _RECENT_S = 20, 7 * _DAY_S  # seeds of one fixture; beyond that, those used lately
 _TAIL_LINES = 10
 
 
@@ -65,6 +68,7 @@ class Outcome:
 
     Attributes:
         label: Of the fixture.
+        title: Of the stage, with the file that a function is in.
         reused: Whether it was there already.
         reason: Why it was not.
         seconds: What making it took, now or then.
@@ -104,6 +108,7 @@ class Warm:
     ) -> None:
         self._engine = engine
         self._root = root
+        self._top = os.path.join(os.path.realpath(root), "")
         self._fresh_since = fresh_since
         self._run = run
         self._tell = tell
@@ -137,25 +142,25 @@ class Warm:
         """The same, if this process has asked for all of it before; costs microseconds."""
         image: Image | None = base
         for stage in stages:
-            image = self._found.get(_key(_parts(stage, image))) if image is not None else None
+            image = self._found.get(_key(self._parts(stage, image))) if image is not None else None
         return image
 
     def _stage(self, label: str, base: Image, stage: Stage, name: str) -> Image:
-        parts = _parts(stage, base)
+        parts = self._parts(stage, base)
         key = _key(parts)
         if key in self._found:
             return self._found[key]
         if key in self._failed:
             error = self._failed[key]
             raise type(error)(error.message, **error.data) from error.__cause__
-        found, reason = self._find(key, base, label)
+        found, reason = self._find(key, base, label, stage)
         if found is None:
             store = self._engine.images.store
             with store.lock(f"state-{key[:32]}"):
-                found, reason = self._find(key, base, label)
+                found, reason = self._find(key, base, label, stage)
                 if found is None:
                     self._raise_if_failed(key, stage)
-                    reason = reason or self._why(label, parts)
+                    reason = reason or self._why(label, stage, parts)
                     found = self._make(key, label, base, stage, parts, name, reason)
         image = self._states.image(base, found)
         if image is None:
@@ -163,9 +168,15 @@ class Warm:
         self._found[key] = image
         return image
 
+    def _parts(self, stage: Stage, base: Image) -> dict[str, str]:
+        """What the stage is known by, without the project's place: other checkouts may use it."""
+        below = "what it builds on" if base.base_id else "the image"
+        own = {name: text.replace(self._top, "") for name, text in stage.parts.items()}
+        return {below: base.id, "the spec": _spec_digest(stage.spec), **own}
+
     # ---------------------------------------------------------------- to find
 
-    def _find(self, key: str, base: Image, label: str) -> tuple[State | None, str]:
+    def _find(self, key: str, base: Image, label: str, stage: Stage) -> tuple[State | None, str]:
         """A state that may be used, else why there is none."""
         reason = ""
         for state in self._states.candidates(key):
@@ -175,30 +186,44 @@ class Warm:
             change = facts.change(state.facts["uses"], self._root)
             if change is None and state.base == base.id:
                 self._states.used(state)
-                self._say(label, state, reused=True)
+                self._say(label, stage, state, reused=True)
                 return state, ""
             reason = reason or change or "what is below it has changed"
         return None, reason
 
-    def _why(self, label: str, parts: Mapping[str, str]) -> str:
-        """What differs from the newest state of the same label."""
+    def _why(self, label: str, stage: Stage, parts: Mapping[str, str]) -> str:
+        """What differs from the newest state of the same seed of the same fixture."""
+        _, _, held = parts.get("the seed", "").partition(f"{UNSHARED} ")
+        if held:
+            return f"it holds {held}, which cannot be told from another, so no run finds it again"
+        now = _digests(parts)
         for state in self._states.all():
-            if state.facts.get("label") == self._labelled(label):
-                known = state.facts["parts"]
-                differing = [name for name in parts if parts[name] != known.get(name)]
+            known = state.facts
+            if known.get("label") != self._labelled(label) or known["title"] != stage.title:
+                continue
+            if known.get("place") == self._place(stage):
+                differing = [name for name in now if now[name] != known["parts"].get(name)]
                 if differing:
                     verb = "have" if len(differing) > 1 else "has"
                     return f"{' and '.join(differing)} {verb} changed"
         return "it is made for the first time"
 
+    def _place(self, stage: Stage) -> str | None:
+        """Where a seed's function is; of a script it is in the title."""
+        if stage.module is None:
+            return None
+        return stage.module.removeprefix(self._top)
+
     def _labelled(self, label: str) -> str:
         return f"{os.path.realpath(self._root)}::{label}"
 
-    def _say(self, label: str, state: State, *, reused: bool, reason: str = "") -> None:
-        fixture, known = label.rpartition("#")[0], state.facts
-        self._tell(
-            Outcome(fixture, known["title"], reused, reason, known["seconds"], state.made_at)
-        )
+    def _say(
+        self, label: str, stage: Stage, state: State, *, reused: bool, reason: str = ""
+    ) -> None:
+        fixture, place = label.rpartition("#")[0], self._place(stage)
+        title = stage.title if place is None else f"{stage.title} ({place})"
+        seconds = state.facts["seconds"]
+        self._tell(Outcome(fixture, title, reused, reason, seconds, state.made_at))
 
     # ---------------------------------------------------------------- to make
 
@@ -207,7 +232,8 @@ class Warm:
         reason: str,
     ) -> State:  # fmt: skip
         began, began_at = time.monotonic(), time.time_ns()
-        trace = Trace(self._root, self._ignored())
+        store = self._engine.images.store
+        trace = Trace(self._root, self._ignored(), [store.home])
         network = self._engine.create_network()
         try:
             spec = replace(stage.spec, image=base)
@@ -222,13 +248,15 @@ class Warm:
                     self._note_failure(key, error)
                     raise
                 known = {
-                    "label": self._labelled(label), "title": stage.title, "parts": dict(parts),
-                    "uses": uses, "seconds": round(time.monotonic() - began, 3),
+                    "label": self._labelled(label), "title": stage.title,
+                    "place": self._place(stage), "parts": _digests(parts),
+                    "lasts": UNSHARED not in parts.get("the seed", ""), "uses": uses,
+                    "seconds": round(time.monotonic() - began, 3),
                 }  # fmt: skip
                 state = self._states.keep(key, base, container.freeze, known)
         finally:
             network.remove()
-        self._say(label, state, reused=False, reason=reason)
+        self._say(label, stage, state, reused=False, reason=reason)
         self._trim(state)
         return state
 
@@ -243,7 +271,11 @@ class Warm:
                     stage.act(container)
         except SeedError:
             raise
-        except Exception as error:  # noqa: BLE001 - told with what it was
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # pytest.fail() and sys.exit() raise no Exception
+            if _is_no_failure(error):
+                raise
             failure = error
         code = container.exit_code
         if code is not None:
@@ -263,9 +295,9 @@ class Warm:
             return
         cause = error.__cause__
         told = "".join(traceback.format_exception(cause)) if cause is not None else ""
-        path = self._failure_path(key)
         with suppress(OSError, ContainersError):
             store = self._engine.images.store
+            path = failure_path(store, key, self._run)
             text = json.dumps({"message": error.message, "traceback": told})
             store.write_atomically(path, text.encode())
 
@@ -273,23 +305,35 @@ class Warm:
         """Another process of this run has tried it."""
         if self._run is None:
             return
-        found = self._engine.images.store.read_json(self._failure_path(key))
+        store = self._engine.images.store
+        found = store.read_json(failure_path(store, key, self._run))
         if found is not None:
             error = SeedError(f"{found['message']} (in another worker)\n{found['traceback']}")
             self._failed[key] = error
             raise error
 
-    def _failure_path(self, key: str) -> Path:
-        digits = hashlib.sha256(f"{self._run}".encode()).hexdigest()[:16]
-        return self._engine.images.store.home / "states" / key / f"failed-{digits}.json"
-
     def _trim(self, new: State) -> None:
-        """Let old ones go: of the same label all but some, and what nobody has used for long."""
-        mine = [one for one in self._states.all() if one.facts.get("label") == new.facts["label"]]
-        old = mine[_KEPT:]
-        late = time.time() - _KEPT_S
-        old += [one for one in self._states.all() if one.used_at < late and "label" in one.facts]
+        """Let old ones go.
+
+        Of one key all but some, since each change of an input makes one. Other keys of the fixture
+        may be those of other modules' seeds, which the next run wants again: they stay while they
+        are used. But nobody finds again what was made by a seed that is not known by value.
+        """
+        every, now = self._states.all(), time.time()
+        mine = [one for one in every if one.facts.get("label") == new.facts["label"]]
+        same = [one for one in mine if one.key == new.key or not one.facts.get("lasts", True)]
+        others = [one for one in mine if one.key != new.key][_KEPT_OTHERS:]
+        old = [*same[_KEPT:], *(one for one in others if one.used_at < now - _RECENT_S)]
+        old += [one for one in every if one.used_at < now - _KEPT_S and "label" in one.facts]
         self._engine.images.drop_states(old)
+
+
+def _is_no_failure(error: BaseException) -> bool:
+    """Whether the tests are to be skipped, or the run ended; pytest's, which need not be there."""
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    if "_pytest.outcomes.OutcomeException" in kinds:
+        return type(error).__name__ in ("Skipped", "XFailed")
+    return bool(kinds & {"_pytest.outcomes.Exit", "unittest.case.SkipTest"})
 
 
 def nothing(container: Container) -> None:
@@ -320,9 +364,9 @@ def _failed(
     return error
 
 
-def _parts(stage: Stage, base: Image) -> dict[str, str]:
-    below = "what it builds on" if base.base_id else "the image"
-    return {below: base.id, "the spec": _spec_digest(stage.spec), **stage.parts}
+def _digests(parts: Mapping[str, str]) -> dict[str, str]:
+    """Enough to tell whether they have changed: they may hold passwords."""
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
 
 def _key(parts: Mapping[str, str]) -> str:

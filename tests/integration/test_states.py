@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,7 @@ def test_a_server_is_ended_before_its_files_are_frozen(project: Project) -> None
 
 
 def test_a_seed_that_raises(project: Project) -> None:
-    calls = itertools.count()  # no plain data, so no part of what the seed is known by
+    calls = itertools.count()  # not known by value: the same seed, however far it has counted
 
     def seed(container: pc.Container) -> None:
         next(calls)
@@ -203,6 +204,138 @@ def test_a_seed_that_raises(project: Project) -> None:
         project.image(seed)
     assert next(calls) == 3  # another run tries again
     assert list((project.engine.images.store.home / "states").rglob("*.json")) == []
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), pytest.fail.Exception("no such row")])
+def test_a_seed_that_raises_what_is_no_exception(project: Project, error: BaseException) -> None:
+    calls: list[int] = []
+
+    def seed(container: pc.Container) -> None:
+        calls.append(1)
+        raise error
+
+    stage = Stage("seed", SLEEPER, seed, {"the seed": "1"})
+    for _ in range(2):
+        with pytest.raises(pc.SeedError, match=r"seed failed: (SystemExit: 3|Failed: no such row)"):
+            project.warm.image("db", project.engine.image("host:"), [stage], name="db")
+    assert calls == [1]
+
+
+def test_a_seed_that_skips_is_no_failure(project: Project) -> None:
+    def seed(container: pc.Container) -> None:
+        pytest.skip("not today")
+
+    for _ in range(2):
+        with pytest.raises(pytest.skip.Exception, match="not today"):
+            project.image(seed)
+
+
+def test_an_asynchronous_seed_and_a_generator(project: Project) -> None:
+    async def load(container: pc.Container) -> None:
+        container.write_text("/srv/text", "one\n")
+
+    def never(container: pc.Container) -> Iterator[None]:
+        container.write_text("/srv/text", "one\n")
+        yield
+
+    assert project.text(project.image(load)) == "one\n"
+    with pytest.raises(pc.SeedError, match="is a generator, and nothing of it has run"):
+        project.image(never)
+
+
+def test_a_script_outside_of_the_project(project: Project) -> None:
+    for name in ("../shared/out.sh", ".data/hidden.sh"):
+        script = project.root / name
+        script.parent.mkdir()
+        for text in ("one", "two", "one"):
+            script.write_text(f"echo {text} > /srv/text\n")
+            project.new()
+            assert project.text(project.image(name)) == f"{text}\n"
+        assert project.last() == (True, "")
+
+
+def test_scripts_of_one_name(project: Project) -> None:
+    base = project.engine.image("host:")
+    for name in ("a", "b"):
+        folder = project.root / name
+        folder.mkdir()
+        (folder / "x.sh").write_text(f"echo {name} > /srv/text\n")
+        (seed,) = seeds_of("x.sh", folder)
+        stage = Stage("seed x.sh", SLEEPER, seed.apply, {"the seed": seed.identity})
+        image = project.warm.image("db", base, [stage], name="db")
+        assert project.text(image) == f"{name}\n"
+
+
+def test_a_script_in_another_checkout(project: Project, tmp_path: Path) -> None:
+    (project.root / "x.sh").write_text("echo one > /srv/text\n")
+    project.image("x.sh")
+    shutil.copytree(project.root, tmp_path / "other")
+    other = Project(project.engine, tmp_path / "other")
+    other.image("x.sh")
+    assert other.last() == (True, "")
+
+
+def test_a_seed_that_is_not_known_by_value(project: Project) -> None:
+    def locked() -> Callable[[pc.Container], None]:
+        lock = threading.Lock()
+
+        def seed(container: pc.Container) -> None:
+            with lock:
+                container.write_text("/srv/text", "one\n")
+
+        return seed
+
+    project.image(locked())
+    project.image(locked())
+    reused, reason = project.last()
+    assert not reused
+    assert (
+        reason
+        == "it holds _thread.lock, which cannot be told from another, so no run finds it again"
+    )
+
+
+def test_passwords_are_not_kept(project: Project) -> None:
+    stage = Stage("seed", SLEEPER, write("x"), {"the service": "very-secret"})
+    project.warm.image("db", project.engine.image("host:"), [stage], name="db")
+    for path in (project.engine.images.store.home / "states").rglob("*.json"):
+        assert "very-secret" not in path.read_text()
+
+
+def test_states_of_many_seeds_of_one_fixture_stay(project: Project) -> None:
+    seeds = [write(str(number)) for number in range(9)]
+    for _ in range(2):
+        project.new()
+        for seed in seeds:
+            project.image(seed)
+    assert [one.reused for one in project.outcomes] == [False] * 9 + [True] * 9
+
+
+def test_old_seeds_of_a_fixture_go(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_KEPT_OTHERS", 1)
+    states = project.engine.images.states
+    for number in range(4):
+        for path in (project.engine.images.store.home / "states").rglob("*.json"):
+            os.utime(path, (time.time() - 8 * 24 * 3600.0 + number,) * 2)
+        project.new()
+        project.image(write(str(number)))
+    assert len(states.all()) == 2
+
+
+def test_what_a_failure_has_left_goes(project: Project) -> None:
+    project.new(run="a run")
+
+    def seed(container: pc.Container) -> None:
+        raise ValueError
+
+    with pytest.raises(pc.SeedError):
+        project.image(seed)
+    (note,) = (project.engine.images.store.home / "states").rglob("failed-*.json")
+    project.engine.images.prune()
+    assert note.exists()  # other workers may still be waiting for it
+    os.utime(note, (1, 1))
+    project.engine.images.prune()
+    assert not note.exists()
 
 
 def test_a_seed_that_leaves_the_server_dead(project: Project) -> None:
@@ -290,6 +423,46 @@ def test_states_travel_in_a_file(own_engine, project: Project, tmp_path: Path) -
     other.engine.images.cache_import(tmp_path / "cache.tar")
 
 
+def test_a_file_of_states_keeps_their_order(
+    own_engine: Callable[..., pc.Engine], project: Project, tmp_path: Path
+) -> None:
+    for number in range(3):
+        project.image(write(str(number)))
+    before = project.engine.images.states.all()
+    project.engine.images.cache_export(tmp_path / "cache.tar")
+    other = own_engine(home=tmp_path / "other")
+    other.images.cache_import(tmp_path / "cache.tar")
+    after = other.images.states.all()
+    assert [one.key for one in after] == [one.key for one in before]
+    assert [one.made_at for one in after] == [one.made_at for one in before]
+
+
+@pytest.mark.alone
+@pytest.mark.needs("root")
+def test_a_disk_that_is_full_leaves_no_state(
+    own_engine: Callable[..., pc.Engine], project: Project, tmp_path: Path
+) -> None:
+    home = tmp_path / "small"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", str(home)], check=True)
+    try:
+        engine = own_engine(home=home / "store")
+        full = Project(engine, project.root)
+
+        def seed(container: pc.Container) -> None:
+            container.exec(["sh", "-c", "head -c 20M /dev/urandom > /srv/big"], check=True)
+
+        for _ in range(2):
+            with pytest.raises(pc.ImageError, match="freeze of /srv/big: No space left on device"):
+                full.image(seed)
+        assert engine.images.states.all() == []
+        assert os.listdir(home / "store/tmp") == []
+        assert full.text(full.image(write("small"))) == "small\n"
+        engine.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
 def test_a_layer_that_is_gone_is_made_again(project: Project) -> None:
     seed = write("one")
     image = project.image(seed)
@@ -333,6 +506,51 @@ def test_one_builds_and_the_others_wait(own_engine, project: Project) -> None:
     assert errors == []
     assert len(calls) == 1
     assert len(set(found)) == 1
+
+
+SEEDING = """
+import sys, time
+from pathlib import Path
+import pytest_containers as pc
+from pytest_containers.state.warm import Stage, Warm
+def act(container):
+    with open(Path(sys.argv[2], "calls"), "a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    container.write_text("/srv/text", "one")
+with pc.Engine(home=sys.argv[1]) as engine:
+    base = engine.image("host:")
+    stage = Stage("seed", pc.ContainerSpec("host:", ["sleep", "1000"]), act, {"the seed": "1"})
+    print("ready", flush=True)
+    sys.stdin.readline()
+    told = []
+    image = Warm(engine, Path(sys.argv[2]), tell=told.append).image("db", base, [stage], name="db")
+    print(image.id, told[0].reused)
+"""
+
+
+def test_processes_that_seed_the_same_at_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SEEDING, str(tmp_path / "store"), str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    told = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        told.append(process.communicate()[0].split())
+        assert process.returncode == 0
+    assert (tmp_path / "calls").read_text() == "x"
+    assert len({one[0] for one in told}) == 1
+    assert sorted(one[1] for one in told) == ["False", "True", "True"]
 
 
 KILLED = """

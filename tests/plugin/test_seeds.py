@@ -50,15 +50,97 @@ def test_once_for_all_tests_workers_and_runs(run, project, workers: str) -> None
 def test_what_is_told_with_v(run, project) -> None:
     first = run(SEEDED, "-v").stdout.str()
     assert "states of containers" in first
-    assert "box: seed load: made in" in first and "it is made for the first time" in first
+    assert (
+        "box: seed load (seeds.py): made in" in first and "it is made for the first time" in first
+    )
     again = run(SEEDED, "-v", "-n", "2").stdout.str()
-    assert again.count("box: seed load: reused, made") == 1
+    assert again.count("box: seed load (seeds.py): reused, made") == 1
     code = (project.path / "seeds.py").read_text()
     (project.path / "seeds.py").write_text(code + "\nOTHER = 1\n")
     assert "s: seeds.py has changed" in run(SEEDED, "-v").stdout.str()
     assert "s: --containers-fresh" in run(SEEDED, "-v", "--containers-fresh").stdout.str()
     assert "states of containers" not in run(SEEDED).stdout.str()
     assert seeded(project) == 3
+
+
+MODULE = """
+import pytest
+
+def more(box):
+    with open("seeded", "a") as file:
+        file.write("x")
+    box.write_text("/srv/more", __name__)
+
+pytestmark = pytest.mark.containers_seed("box", more)
+
+def test_it(box):
+    assert box.read_text("/srv/more") == __name__
+"""
+
+
+def test_every_module_with_a_seed_of_its_own(run, project) -> None:
+    project.makeconftest(
+        "import pytest_containers as pc\n"
+        "from seeds import load\n"
+        "box = pc.container_fixture('host:', ['sleep', '1000'], seed=load)\n"
+    )
+    for number in range(7):
+        (project.path / f"test_{number}.py").write_text(MODULE)
+    first = run("", "-v")
+    first.assert_outcomes(passed=7)
+    text = first.stdout.str()
+    for number in range(7):
+        assert f"box: seed more (test_{number}.py): made in" in text
+    assert text.count("it is made for the first time") == 8
+    assert seeded(project) == 8
+    again = run("", "-v", "-n", "2")
+    again.assert_outcomes(passed=7)
+    assert again.stdout.str().count("): reused, made") == 8
+    assert seeded(project) == 8
+
+
+def test_partials_of_one_function(run, project) -> None:
+    result = run(
+        """
+import functools
+def load(box, n):
+    box.write_text("/srv/n", str(n))
+
+one = pc.container_fixture("host:", ["sleep", "1000"])
+
+@pytest.mark.containers_seed("one", functools.partial(load, n=1))
+def test_one(one):
+    assert one.read_text("/srv/n") == "1"
+
+@pytest.mark.containers_seed("one", functools.partial(load, n=2))
+def test_two(one):
+    assert one.read_text("/srv/n") == "2"
+""",
+        "-v",
+    )
+    result.assert_outcomes(passed=2)
+    text = result.stdout.str()
+    assert text.count("one: seed load (") == 2 and ") #2: made in" in text
+
+
+@pytest.mark.parametrize("raised", ["pytest.fail('no row')", "sys.exit(3)"])
+def test_a_seed_that_fails_by_what_is_no_exception(run, project, raised: str) -> None:
+    text = SEEDED.replace(
+        "from seeds import load",
+        "import sys\ndef load(box):\n"
+        f"    with open('seeded', 'a') as file: file.write('x')\n    {raised}",
+    )
+    result = run(text)
+    result.assert_outcomes(errors=4)
+    assert result.stdout.str().count("SeedError: seed load failed: ") >= 4
+    assert seeded(project) == 1
+
+
+def test_a_seed_that_skips(run, project) -> None:
+    text = SEEDED.replace(
+        "from seeds import load", "def load(box):\n    pytest.skip('not on this machine')"
+    )
+    run(text).assert_outcomes(skipped=4)
 
 
 def test_tests_may_change_without_a_seed(run, project) -> None:
