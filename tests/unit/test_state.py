@@ -294,7 +294,6 @@ def identity_of(value: object) -> str:
         ([].append, [1].append),
         (frozenset({"a"}), frozenset({"b"})),
     ],
-    ids=repr,
 )
 def test_what_a_seed_holds_is_told_apart_by_value(one: object, two: object) -> None:
     assert identity_of(closing_over(one)) != identity_of(closing_over(two))
