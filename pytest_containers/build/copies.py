@@ -123,7 +123,7 @@ class Collected:
         """What decides about the layer, beside what is below it."""
         return {
             "to": self.to, "into": self.into, "owner": self.owner, "chmod": self.chmod,
-            "facts": self.facts,
+            "link": self.link, "facts": self.facts,
         }  # fmt: skip
 
     @property

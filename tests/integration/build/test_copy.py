@@ -342,3 +342,37 @@ def test_owners_and_modes_of_bound_and_linked_copies(
     (files / "dir" / "sub" / "c").chmod(0o600)
     image = build("FROM base:1\nCOPY a.txt /x\nCOPY --link --chmod=a+r dir /l/\n")
     assert shell(builder, image, "stat -c %a:%u:%g /x /l/sub/c") == "4755:0:0\n644:0:0\n"
+
+
+@pytest.mark.parametrize("source", ["a.txt", "--from=made /a.txt"])
+@pytest.mark.parametrize("owner", ["", "0", "root"])
+def test_a_linked_copy_is_not_the_one_that_was_not_linked(
+    build: Build, builder: pc.Engine, files: Path, source: str, owner: str
+) -> None:
+    """A link of the image is followed by the one, and replaced by the other."""
+    base = """\
+        FROM base:1 AS made
+        COPY a.txt /a.txt
+        FROM base:1
+        RUN mkdir /real && ln -s /real /alias
+        """
+    chown = f"--chown={owner}" if owner else ""
+    image = build(f"{base}\n        COPY {chown} {source} /alias/\n")
+    assert shell(builder, image, "ls /real") == "a.txt\n"
+    image = build(f"{base}\n        COPY --link {chown} {source} /alias/\n")
+    assert shell(builder, image, "ls /real; stat -c %F /alias; ls /alias") == "directory\na.txt\n"
+
+
+@pytest.mark.needs("id range")
+def test_a_linked_copy_with_an_owner_of_the_image(
+    build: Build, builder: pc.Engine, files: Path
+) -> None:
+    """Names are those of the layers below, though it needs nothing else of them."""
+    image = build("FROM base:1\nCOPY --link --chown=app:staff a.txt /new/x\n")
+    assert shell(builder, image, "stat -c %u:%g /new/x /new") == "7:9\n7:9\n"
+    text = "app:x:5:6::/:/bin/sh\\n"
+    image = build(
+        f"FROM base:1\nRUN printf '{text}' > /etc/passwd\n"
+        "COPY --link --chown=app a.txt /new/x\n"
+    )
+    assert shell(builder, image, "stat -c %u:%g /new/x") == "5:6\n"
