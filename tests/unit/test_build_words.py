@@ -143,6 +143,7 @@ def test_a_pattern_without_wildcards_is_its_own_path(pattern: str, path: str) ->
     ("text", "mode", "folder", "expected"),
     [
         ("755", 0o600, False, 0o755), ("0644", 0o777, True, 0o644), ("4755", 0, False, 0o4755),
+        ("01777", 0, True, 0o1777), ("007777", 0, True, 0o7777),
         ("u+x", 0o644, False, 0o744), ("+x", 0o644, False, 0o755), ("a-w", 0o666, False, 0o444),
         ("u=rwX,go=rX", 0o600, False, 0o644), ("u=rwX,go=rX", 0o600, True, 0o755),
         ("go=", 0o777, False, 0o700), ("g=u", 0o640, False, 0o660), ("u+s,+t", 0o755, True, 0o5755),

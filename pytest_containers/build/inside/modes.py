@@ -21,7 +21,7 @@ def parse_chmod(text: str) -> Change | None:
     """
     if not text:
         return None
-    if re.fullmatch(r"[0-7]{1,4}", text):
+    if re.fullmatch(r"0*[0-7]{1,4}", text):
         mode = int(text, 8)
         return lambda _, __: mode
     clauses = []
