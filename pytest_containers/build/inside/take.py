@@ -17,11 +17,10 @@ from pytest_containers.build.context import Context, Selected
 from pytest_containers.build.dockerfile.ignore import Patterns
 from pytest_containers.build.filedigests import FileDigests
 from pytest_containers.build.inside import write
-from pytest_containers.build.inside.tree import copy_xattrs
+from pytest_containers.build.inside.tree import FOLDER, copy_xattrs
 from pytest_containers.build.inside.write import Writer
 from pytest_containers.errors import BuildError
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 
@@ -60,7 +59,7 @@ def _take_one(writer: Writer, place: str, selected: Selected, root: int) -> None
         if entry.is_folder:
             mode = writer.mode(entry.mode, folder=True)
             target = writer.tree.make_folder(writer.at, mode, owner, entry.mtime_ns)
-            with _opened(root, entry.path, _FOLDER) as source:
+            with _opened(root, entry.path, FOLDER) as source:
                 copy_xattrs(source, target)
         elif stat.S_ISLNK(entry.mode):
             writer.tree.make_link(writer.at, entry.target, owner, entry.mtime_ns)

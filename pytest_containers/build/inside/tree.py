@@ -10,7 +10,7 @@ from contextlib import suppress
 from pytest_containers.errors import BuildError
 from pytest_containers.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40
 _MAX_OPEN = 200  # directories; trees have any number of them, processes have a limit
 _NOT_COPIED = ("user.overlay.", "trusted.", "security.selinux", "system.")
@@ -128,7 +128,7 @@ class Tree:
 
     def _open(self, path: str) -> int:
         try:
-            return openat2(self._fd, path, _FOLDER, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            return openat2(self._fd, path, FOLDER, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         except NotADirectoryError:
             raise BuildError(f"/{path} is not a directory in the image") from None
 
@@ -146,7 +146,7 @@ class Tree:
             return
         if not stat.S_ISDIR(status.st_mode):
             raise BuildError(f"/{path} is not a directory in the image")
-        source = os.open(path, _FOLDER, dir_fd=self._base)
+        source = os.open(path, FOLDER, dir_fd=self._base)
         try:
             copy_attributes(source, fd, status)
         finally:

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_containers.build.inside.modes import Change, parse_chmod
-from pytest_containers.build.inside.tree import Tree
+from pytest_containers.build.inside.tree import FOLDER, Tree
 from pytest_containers.errors import BuildError, ContainersError
 from pytest_containers.images.pack import content_digest, tar_digest
 from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.plan.users import resolve
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 _NUMBER = re.compile(r"[0-9]{1,10}\Z")  # int() refuses ², which str.isdigit takes
 _MAX_ID = 2**32 - 2  # -1 is "leave it" (chown(2))
@@ -62,7 +61,7 @@ def write_layer(
     os.umask(0)
     base = -1 if args["base"] is None else fds[args["base"]]
     os.mkdir("tree", 0o755, dir_fd=fds[0])
-    fd = os.open("tree", _FOLDER, dir_fd=fds[0])
+    fd = os.open("tree", FOLDER, dir_fd=fds[0])
     os.fchmod(fd, 0o755)
     users = None if args["users"] is None else fds[args["users"]]
     owner = _owner(users, args["owner"])
