@@ -6,8 +6,10 @@ import errno
 import hashlib
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from pytest_containers.errors import BuildError, hide_frames
 __tracebackhide__ = hide_frames
 
 _MAX_LINKS = 40
-_WILD = frozenset("*?[")
+_WILDCARD = re.compile(r"(?:[^\\]|\\.)*?[*?\[]", re.DOTALL)
 
 
 class Entry(NamedTuple):
@@ -69,6 +71,20 @@ class Selected(NamedTuple):
     entries: tuple[Entry, ...]
 
 
+class _Missing(NamedTuple):
+    """Where a path ended.
+
+    Attributes:
+        folder: The last directory on it, without links.
+        name: What is not in there.
+        link: The last link that was followed, for messages.
+    """
+
+    folder: str
+    name: str
+    link: str
+
+
 class Context:
     """A directory of files to build from.
 
@@ -89,7 +105,7 @@ class Context:
         self.what: str = what or f"the context {root}"
         self._patterns = patterns
         self._digests = digests
-        self._folders: dict[str, list[Entry]] = {}
+        self._folders: dict[str, dict[str, Entry]] = {}
         self._matches: dict[str, int] = {"": 0}
 
     # ----------------------------------------------------------------- looking
@@ -106,26 +122,40 @@ class Context:
         Raises:
             BuildError: It leads out of the context, or a path is not there.
         """
-        pivot = _clean(source.rpartition("/./")[0]) if parents else ""
-        plain = _clean(source)
-        paths = self._glob(plain) if _WILD & set(plain) else [plain]
+        pivot, has_pivot, rest = source.partition("/./") if parents else ("", "", "")
+        if not has_pivot:
+            pivot, rest = "", source
         selected = []
-        for path in paths:
-            entry = self._at(path)
-            if exclude and exclude.excludes_path(path if parents else posixpath.basename(path)):
-                continue
-            entries = tuple(self._below(entry.path, exclude, path if parents else ""))
-            name = posixpath.basename(path)
-            below = ""
-            if parents:
-                kept = posixpath.relpath(path, pivot or ".")
-                below = kept if entry.is_folder else posixpath.dirname(kept)
-            selected.append(Selected(name, below, entry, entries))
+        for above in self._named("", _clean(pivot)):
+            for path in self._named(above, _clean(rest)):
+                entry = self._at(path)
+                shown = path if parents else posixpath.basename(path)
+                if exclude and path and exclude.excludes_path(shown):
+                    continue
+                entries = tuple(self._below(entry.path, exclude, path if parents else ""))
+                below = ""
+                if parents:
+                    kept = posixpath.relpath(path or ".", above or ".")
+                    below = kept if entry.is_folder else posixpath.dirname(kept)
+                selected.append(Selected(posixpath.basename(path), below, entry, entries))
         return selected
+
+    def _named(self, above: str, source: str) -> list[str]:
+        """The paths that a source stands for, which begins at `above`."""
+        if is_pattern(source):
+            return self._glob(above, source)
+        return [posixpath.join(above, source) if source else above]
 
     def _at(self, path: str) -> Entry:
         """What is at `path`, with symbolic links followed inside the context."""
+        found = self._walk(path)
+        if isinstance(found, _Missing):
+            raise self._missing(path, found)
+        return found
+
+    def _walk(self, path: str) -> Entry | _Missing:
         links = 0
+        link = ""
         done: list[str] = []
         todo = [part for part in path.split("/") if part]
         while todo:
@@ -136,11 +166,12 @@ class Context:
                 continue
             entry = self._child("/".join(done), part)
             if entry is None:
-                raise self._missing(path)
+                return _Missing("/".join(done), part, link)
             if stat.S_ISLNK(entry.mode):
                 links += 1
                 if links > _MAX_LINKS:
                     raise BuildError(f"{path!r} of {self.what}: too many symbolic links")
+                link = f"{entry.path!r} to {entry.target!r}"
                 if entry.target.startswith("/"):
                     done = []
                 todo = [one for one in entry.target.split("/") if one not in ("", ".")] + todo
@@ -149,70 +180,86 @@ class Context:
         if not done:
             return Entry("", *_facts(os.stat(self.root)), "")
         last = self._child("/".join(done[:-1]), done[-1])
-        if last is None:
-            raise self._missing(path)
-        return last
+        return last or _Missing("/".join(done[:-1]), done[-1], link)
 
     def _child(self, folder: str, name: str) -> Entry | None:
-        path = f"{folder}/{name}" if folder else name
-        return next((one for one in self._listed(folder) if one.path == path), None)
+        return self._listed(folder).get(name)
 
-    def _missing(self, path: str) -> BuildError:
-        if os.path.lexists(self.root / path):
-            return BuildError(
-                f"{path!r} is in {self.what}, but .dockerignore excludes it",
-                path=path,
-            )
-        folder = posixpath.dirname(path)
-        near = ""
-        if (self.root / folder).is_dir():
-            import difflib
+    def _missing(self, path: str, missing: _Missing) -> BuildError:
+        # Only what was resolved is looked at: a link may lead to files of the machine.
+        here = posixpath.join(missing.folder, missing.name)
+        with suppress(OSError):
+            mode = os.lstat(self.root / here).st_mode
+            if stat.S_ISSOCK(mode):
+                text = f"{here!r} of {self.what} is a socket, which cannot be copied"
+            elif here == path:
+                text = f"{path!r} is in {self.what}, but .dockerignore excludes it"
+            else:
+                text = f"there is no {path!r} in {self.what}: .dockerignore excludes {here!r}"
+            return BuildError(text, path=path)
+        if missing.link:
+            cause = f": its link {missing.link} is followed inside, as if this were the root"
+            return BuildError(f"there is no {path!r} in {self.what}{cause}", path=path)
+        import difflib
 
-            names = [posixpath.basename(one.path) for one in self._listed(folder)]
-            close = difflib.get_close_matches(posixpath.basename(path), names, 1, 0.6)
-            near = f"; did you mean {posixpath.join(folder, close[0])!r}?" if close else ""
+        close = difflib.get_close_matches(missing.name, self._listed(missing.folder), 1, 0.6)
+        near = f"; did you mean {posixpath.join(missing.folder, close[0])!r}?" if close else ""
         return BuildError(f"there is no {path!r} in {self.what}{near}", path=path)
 
-    def _glob(self, pattern: str) -> list[str]:
-        found = [""]
+    def _glob(self, above: str, pattern: str) -> list[str]:
+        """What matches, by the names that lead there, which may be those of links."""
+        found = [above]
         for part in pattern.split("/"):
             if part == "**":
                 found = [
                     path for folder in found for path in (folder, *self._folders_below(folder))
                 ]
-            elif not _WILD & set(part):
-                found = [
-                    posixpath.join(folder, part)
-                    for folder in found
-                    if self._is_folder(folder) and self._child(folder, part) is not None
-                ]
-            else:
-                regex = glob_regex(part)
-                found = [
-                    one.path
-                    for folder in found
-                    if self._is_folder(folder)
-                    for one in self._listed(folder)
-                    if regex.fullmatch(posixpath.basename(one.path))
-                ]
+                continue
+            matches = self._matcher(part)
+            found = [
+                posixpath.join(folder, name)
+                for folder in found
+                for name in matches(self._listed_at(folder))
+            ]
         return sorted(path for path in dict.fromkeys(found) if path)
 
-    def _is_folder(self, path: str) -> bool:
-        return not path or self._at(path).is_folder
+    def _matcher(self, part: str) -> Callable[[Mapping[str, Entry]], Iterable[str]]:
+        """Which names of a directory a component of a pattern matches."""
+        if not is_pattern(part) and "\\" not in part:
+            return lambda names: [part] if part in names else []
+        try:
+            regex = glob_regex(part)
+        except re.error as error:
+            raise BuildError(
+                f"the pattern {part!r} is not understood: {error}; write \\[ for a plain bracket",
+                path=part,
+            ) from None
+        return lambda names: filter(regex.fullmatch, names)
 
-    def _folders_below(self, folder: str) -> list[str]:
-        return [one.path for one in self._below(folder, None, "") if one.is_folder]
+    def _listed_at(self, path: str) -> Mapping[str, Entry]:
+        """What is in the directory at `path`, maybe behind links; of anything else, nothing."""
+        found = self._walk(path)
+        if isinstance(found, _Missing) or not found.is_folder:
+            return {}
+        return self._listed(found.path)
+
+    def _folders_below(self, path: str) -> list[str]:
+        """The directories in the one at `path`; links in it are not followed."""
+        found = self._walk(path)
+        if isinstance(found, _Missing) or not found.is_folder:
+            return []
+        cut = len(found.path) + 1 if found.path else 0
+        below = self._below(found.path, None, "")
+        return [posixpath.join(path, one.path[cut:]) for one in below if one.is_folder]
 
     def _below(self, folder: str, exclude: Patterns | None, prefix: str) -> Iterator[Entry]:
-        """What is in a directory, parents first; of a file, nothing."""
-        if folder and not self._at(folder).is_folder:
-            return
+        """What is in a directory without links in its path, parents first; of a file, nothing."""
         todo: list[tuple[str, int]] = [(folder, 0)]
         cut = len(folder) + 1 if folder else 0
         while todo:
             current, above = todo.pop()
             inner: list[tuple[str, int]] = []
-            for entry in self._listed(current):
+            for entry in self._listed(current).values():
                 matches = 0
                 if exclude:
                     shown = posixpath.join(prefix, entry.path[cut:])
@@ -226,21 +273,24 @@ class Context:
                     inner.append((entry.path, matches))
             todo.extend(reversed(inner))
 
-    def _listed(self, folder: str) -> list[Entry]:
-        """What is in a directory and not excluded, in the order of names."""
+    def _listed(self, folder: str) -> dict[str, Entry]:
+        """What is in a directory and not excluded, by name and in the order of names.
+
+        No link may be in its path: the kernel would follow it out of the context.
+        """
         known = self._folders.get(folder)
         if known is None:
             known = self._folders[folder] = self._list(folder)
         return known
 
-    def _list(self, folder: str) -> list[Entry]:
+    def _list(self, folder: str) -> dict[str, Entry]:
         above = self._matches.get(folder, 0)
-        found: list[Entry] = []
+        found: dict[str, Entry] = {}
         try:
             with os.scandir(self.root / folder) as items:
                 names = sorted(items, key=lambda item: item.name)
         except NotADirectoryError:
-            return []
+            return {}
         except OSError as error:
             raise self._unreadable(folder or ".", error) from None
         prefix = f"{folder}/" if folder else ""
@@ -262,7 +312,7 @@ class Context:
                 raise self._unreadable(path, error) from None
             if stat.S_ISSOCK(status.st_mode):
                 continue
-            found.append(Entry(path, *_facts(status), target))
+            found[item.name] = Entry(path, *_facts(status), target)
         return found
 
     def _list_below(self, folder: str) -> bool:
@@ -339,6 +389,11 @@ def _facts(status: os.stat_result) -> tuple[int, tuple[int, int, int, int, int]]
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
     )  # fmt: skip
     return status.st_mode, identity
+
+
+def is_pattern(source: str) -> bool:
+    """Whether a source may stand for several; a wildcard after a backslash is none."""
+    return _WILDCARD.match(source) is not None
 
 
 def _clean(source: str) -> str:

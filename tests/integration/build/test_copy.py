@@ -45,6 +45,16 @@ def tree_of(engine: pc.Engine, image: pc.Image, path: str) -> list[str]:
                                            "./x/dir/sub/c regular file 644"]),
         ("--parents dir/./sub/c /x/", ["./x directory 755", "./x/sub directory 755",
                                        "./x/sub/c regular file 644"]),
+        ("--parents dir/./sub/./c /x/", ["./x directory 755", "./x/sub directory 755",
+                                         "./x/sub/c regular file 644"]),
+        ("--parents d*/./s*/c /x/", ["./x directory 755", "./x/sub directory 755",
+                                     "./x/sub/c regular file 644"]),
+        ("--parents **/c /x/", ["./x directory 755", "./x/dir directory 755",
+                                "./x/dir/sub directory 755", "./x/dir/sub/c regular file 644"]),
+        ("to-dir/s*/c /x", ["./x regular file 644"]),
+        ("away/[a].t?t /x", ["./x regular file 640"]),
+        ("--exclude=*.txt away/** /x/", None),
+        ("--exclude=* . /x", ["./x directory 755"]),
         ("--link a.txt /x", ["./x regular file 640"]),
     ],
 )  # fmt: skip
@@ -55,6 +65,7 @@ def test_copy(
         if path.is_file() and not path.is_symlink() and path.name != "a.txt":
             path.chmod(0o644)
     (files / "dir" / "sub").chmod(0o755)
+    (files / "away").symlink_to("/")
     image = build(f"FROM base:1\nWORKDIR /w/there\nWORKDIR /w\nCOPY {copy.replace(' /', ' /w/')}\n")
     found = [line for line in tree_of(builder, image, "/w") if line != ". directory 755"]
     if expected is None:
@@ -159,6 +170,13 @@ def test_links_of_the_image_are_followed_inside_it(
         ("COPY *.c /x/", "'\\*.c' matches nothing"),
         ("COPY ../a /x", "leads out of the context"),
         ("COPY left-out /x", ".dockerignore excludes it"),
+        ("COPY left-out/x /x", ".dockerignore excludes 'left-out'"),
+        # Of what a link names on this machine, messages say nothing.
+        ("COPY out/passwd /x", "there is no 'out/passwd' in the .*: its link 'out' to '/etc' is "),
+        ("COPY out/passwdx /x", "there is no 'out/passwdx' in the .*: its link 'out' to '/etc' "),
+        ("COPY out/pass* /x", "'out/pass\\*' matches nothing"),
+        ("COPY **/passwd /x", "matches nothing"),
+        ("COPY [a /x", "the pattern '\\[a' is not understood: a '\\[' is not closed"),
         ("COPY a.txt b.txt /x", "several sources need a directory as destination: write /x/"),
         ("COPY --chmod=x a.txt /x", "'x' is not a mode"),
         ("COPY --chown=nobody-here a.txt /x", "user 'nobody-here' is not in"),
@@ -176,6 +194,7 @@ def test_links_of_the_image_are_followed_inside_it(
 )
 def test_what_is_not_there(build: Build, files: Path, text: str, message: str) -> None:
     (files / "left-out").write_text("x")
+    (files / "out").symlink_to("/etc")
     (files / ".dockerignore").write_text("left-out\n")
     with pytest.raises(pc.DockerfileError, match=message) as caught:
         build(f"FROM base:1\nRUN true\n{text}\n")
@@ -372,7 +391,39 @@ def test_a_linked_copy_with_an_owner_of_the_image(
     assert shell(builder, image, "stat -c %u:%g /new/x /new") == "7:9\n7:9\n"
     text = "app:x:5:6::/:/bin/sh\\n"
     image = build(
-        f"FROM base:1\nRUN printf '{text}' > /etc/passwd\n"
-        "COPY --link --chown=app a.txt /new/x\n"
+        f"FROM base:1\nRUN printf '{text}' > /etc/passwd\nCOPY --link --chown=app a.txt /new/x\n"
     )
     assert shell(builder, image, "stat -c %u:%g /new/x") == "5:6\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("/srv/abs/*.txt", "a.txt\nb.txt\n"),
+        ("/srv/abs/**/c", "c\n"),
+        ("/*/abs/[a].txt", "a.txt\n"),
+        ("--exclude=b.* /srv/abs/*.txt", "a.txt\n"),
+        ("--parents /srv/abs/*.txt", "srv\n"),
+        ("--parents /srv/./abs/**/c", "abs\n"),
+    ],
+)
+def test_wildcards_below_a_link_of_a_stage(
+    build: Build, builder: pc.Engine, files: Path, source: str, expected: str
+) -> None:
+    image = build(f"""\
+        FROM base:1 AS m
+        COPY a.txt b.txt /srv/real/
+        COPY dir/sub/c /srv/real/d/c
+        RUN ln -s /srv/real /srv/abs
+        FROM base:1
+        COPY --from=m {source} /g/
+        """)
+    assert shell(builder, image, "ls /g") == expected
+
+
+def test_a_wildcard_over_a_link_that_leads_nowhere(
+    build: Build, builder: pc.Engine, files: Path
+) -> None:
+    (files / "broken").symlink_to("nothing")
+    image = build("FROM base:1\nCOPY [bd]*/sub/c /x\n")
+    assert shell(builder, image, "cat /x") == "c\n"
