@@ -140,6 +140,11 @@ class Context:
                 selected.append(Selected(posixpath.basename(path), below, entry, entries))
         return selected
 
+    def nothing(self, sources: Sequence[str]) -> BuildError:
+        """The error that no source of a COPY is there."""
+        names = " or ".join(repr(one) for one in sources)
+        return BuildError(f"{names} matches nothing in {self.what}", path=sources[0])
+
     def _named(self, above: str, source: str) -> list[str]:
         """The paths that a source stands for, which begins at `above`."""
         if is_pattern(source):
@@ -394,6 +399,18 @@ def _facts(status: os.stat_result) -> tuple[int, tuple[int, int, int, int, int]]
 def is_pattern(source: str) -> bool:
     """Whether a source may stand for several; a wildcard after a backslash is none."""
     return _WILDCARD.match(source) is not None
+
+
+def excluding(patterns: Sequence[str]) -> Patterns | None:
+    """Of ``--exclude``; None excludes nothing.
+
+    Raises:
+        BuildError: A pattern is not understood.
+    """
+    try:
+        return Patterns(patterns) if patterns else None
+    except ValueError as error:
+        raise BuildError(f"--exclude: {error}") from None
 
 
 def _clean(source: str) -> str:

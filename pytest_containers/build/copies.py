@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_containers.build import archive, remote
-from pytest_containers.build.context import Context, Entry, Selected
+from pytest_containers.build.context import Context, Entry, Selected, excluding
 from pytest_containers.build.dockerfile import instructions as i
 from pytest_containers.build.dockerfile.ignore import Patterns
 from pytest_containers.build.dockerfile.source import Heredoc
@@ -26,10 +26,16 @@ class Collected:
     """What a COPY or ADD writes.
 
     Attributes:
+        sources, exclude: Of the instruction, with variables replaced.
         facts: What decides about its layer.
     """
 
     def __init__(self, workdir: str, instruction: i.Transfer, expand: Expand) -> None:
+        self.sources: list[str | Heredoc] = [
+            expand(one) if isinstance(one, str) else one for one in instruction.sources
+        ]
+        self.exclude: list[str] = [expand(one) for one in instruction.exclude]
+        self.parents: bool = isinstance(instruction, i.Copy) and instruction.parents
         destination = expand(instruction.destination)
         self.into: bool = destination.endswith(("/", "/.")) or destination in (".", "..")
         self.to: str = posixpath.normpath(posixpath.join(workdir, destination)).lstrip("/")
@@ -42,10 +48,9 @@ class Collected:
         self.link: bool = instruction.link
         self.items: list[dict[str, Any]] = []
         self.facts: list[Any] = []
-        self._context: Context | None = None
-        self._entries: list[Entry | bytes] = []
         self._feeds: list[Feed] = []
-        if len(instruction.sources) > 1 and not self.into:
+        self._files: dict[Context | None, tuple[int, list[Entry | bytes]]] = {}
+        if len(self.sources) > 1 and not self.into:
             raise BuildError(
                 f"several sources need a directory as destination: write {destination}/"
             )
@@ -53,13 +58,14 @@ class Collected:
     def add_document(self, heredoc: Heredoc, text: str) -> None:
         """A document of the Dockerfile."""
         data = text.encode(errors="surrogateescape")
-        self._add(heredoc.name, "", False, [["", _DOCUMENT_MODE, len(data), 0, ""]])
-        self._entries.append(data)
+        fd, files = self._files_of(None)
+        self._add(heredoc.name, "", False, [["", _DOCUMENT_MODE, len(data), 0, ""]], fd)
+        files.append(data)
         self.facts.append(["document", heredoc.name, text])
 
     def add_selected(self, context: Context, selected: Selected) -> None:
-        """Files of a directory: always the same one."""
-        self._context = context
+        """Files of a directory."""
+        fd, files = self._files_of(context)
         top = selected.top
         cut = len(top.path) + 1 if top.path else 0
         entries = selected.entries if top.is_folder else (top,)
@@ -70,14 +76,21 @@ class Collected:
             digest = "" if entry.is_folder else context.digest(entry)
             facts.append([path, entry.mode, digest])
             if stat.S_ISREG(entry.mode):
-                self._entries.append(entry)
-        self._add(selected.name, selected.below, top.is_folder, rows)
+                files.append(entry)
+        self._add(selected.name, selected.below, top.is_folder, rows, fd)
         self.facts.append(["files", selected.name, selected.below, top.is_folder, facts])
 
-    def _add(self, name: str, below: str, is_folder: bool, rows: list[list[Any]]) -> None:
+    def _files_of(self, context: Context | None) -> tuple[int, list[Entry | bytes]]:
+        """What comes from a directory, or from documents: through one pipe, in this order."""
+        if context not in self._files:
+            entries: list[Entry | bytes] = []
+            self._files[context] = self._feed(feed_files(context, entries)), entries
+        return self._files[context]
+
+    def _add(self, name: str, below: str, is_folder: bool, rows: list[Any], fd: int) -> None:
         self.items.append({
             "kind": "copy", "to": self.to, "into": self.into, "name": name, "below": below,
-            "top": is_folder, "entries": rows, "fd": 0,
+            "top": is_folder, "entries": rows, "fd": fd,
         })  # fmt: skip
 
     def add_archive(self, context: Context, entry: Entry) -> None:
@@ -94,20 +107,25 @@ class Collected:
             self.items.append({"kind": "unpack", "to": self.to, "name": name, "fd": fd})
             return
         row = ["", stat.S_IFREG | 0o600, found.size_bytes, found.mtime * 10**9, ""]
-        self._add(name, "", False, [row])
-        self.items[-1]["fd"] = self._feed(found.send)
+        self._add(name, "", False, [row], self._feed(found.send))
 
     def _feed(self, feed: Feed) -> int:
-        """What comes through a pipe of its own; the first one is of files and documents."""
+        """What comes through a pipe of its own."""
         self._feeds.append(feed)
-        return len(self._feeds)
+        return len(self._feeds) - 1
 
-    def add_taken(self, what: str, source: str, instruction: i.Copy) -> None:
-        """Files of an image."""
+    def add_taken(self, what: str) -> None:
+        """Files of an image, called `what`; the job finds them, since only it may look there."""
+        paths = []
+        for source in self.sources:
+            if not isinstance(source, str):
+                raise BuildError("a document cannot be copied from a stage or an image")
+            paths.append(source)
+        facts = {"from": paths, "exclude": self.exclude, "parents": self.parents}
         self.items.append({
-            "kind": "take", "to": self.to, "into": self.into, "from": source, "what": what,
-            "exclude": list(instruction.exclude), "parents": instruction.parents,
+            "kind": "take", "to": self.to, "into": self.into, "what": what, **facts
         })  # fmt: skip
+        self.facts.append(["take", facts])
 
     def writing(self, source: Image | None = None) -> Writing:
         """All of it, to be written.
@@ -115,8 +133,7 @@ class Collected:
         Args:
             source: What is taken from.
         """
-        feeds = [feed_files(self._context, self._entries), *self._feeds]
-        return Writing(self.items, feeds, self.owner, self.chmod, self.link, source)
+        return Writing(self.items, self._feeds, self.owner, self.chmod, self.link, source)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -146,22 +163,24 @@ def collect_files(
     Raises:
         BuildError: Something is not there.
     """
-    exclude = Patterns(expand(one) for one in instruction.exclude) if instruction.exclude else None
-    parents = isinstance(instruction, i.Copy) and instruction.parents
-    for source in instruction.sources:
+    exclude = excluding(collected.exclude)
+    checksum = expand(instruction.checksum) if isinstance(instruction, i.Add) else ""
+    if checksum:
+        _check_checksum(checksum, collected.sources)
+    empty: list[str] = []
+    for source in collected.sources:
         if isinstance(source, Heredoc):
             text = source.content
             collected.add_document(source, document(text) if source.expand else text)
             continue
-        path = expand(source)
-        if path.startswith(("http://", "https://")) and isinstance(instruction, i.Copy):
-            raise BuildError(f"{path} is an address: only ADD fetches")
-        if isinstance(instruction, i.Add) and remote.is_remote(path):
-            _collect_remote(path, instruction, expand, exclude, collected, downloads)
+        if source.startswith(("http://", "https://")) and isinstance(instruction, i.Copy):
+            raise BuildError(f"{source} is an address: only ADD fetches")
+        if isinstance(instruction, i.Add) and remote.is_remote(source):
+            _collect_remote(source, instruction, checksum, exclude, collected, downloads)
             continue
-        found = context.select(path, exclude=exclude, parents=parents)
-        if not found and exclude is None:
-            raise BuildError(f"{path!r} matches nothing in {context.what}")
+        found = context.select(source, exclude=exclude, parents=collected.parents)
+        if not found:
+            empty.append(source)
         if len(found) > 1:
             collected.into = True
         for selected in found:
@@ -169,6 +188,23 @@ def collect_files(
                 collected.add_archive(context, selected.top)
             else:
                 collected.add_selected(context, selected)
+    # A pattern beside others is how a file is named that may not be there: foo.tx[t].
+    if empty and not collected.items and exclude is None:
+        raise context.nothing(empty)
+
+
+def _check_checksum(checksum: str, sources: list[str | Heredoc]) -> None:
+    for source in sources:
+        if isinstance(source, Heredoc) or not remote.is_remote(source):
+            name = f"the document {source.name}" if isinstance(source, Heredoc) else repr(source)
+            raise BuildError(
+                f"--checksum={checksum} is for what is fetched, and {name} is not: remove it, or "
+                "give an address"
+            )
+    if len(sources) > 1:
+        raise BuildError(
+            f"--checksum={checksum} is of one source: write an ADD for each of the {len(sources)}"
+        )
 
 
 def _is_archive(context: Context, selected: Selected, instruction: i.Add) -> bool:
@@ -178,10 +214,9 @@ def _is_archive(context: Context, selected: Selected, instruction: i.Add) -> boo
 
 
 def _collect_remote(
-    address: str, instruction: i.Add, expand: Expand, exclude: Patterns | None,
+    address: str, instruction: i.Add, checksum: str, exclude: Patterns | None,
     collected: Collected, downloads: Downloads,
 ) -> None:  # fmt: skip
-    checksum = expand(instruction.checksum)
     if remote.is_git(address):
         context, where = downloads.git(
             address, keep_git_dir=instruction.keep_git_dir, checksum=checksum
@@ -196,8 +231,3 @@ def _collect_remote(
             f"{address} has no file name: write the destination with one, not as a directory"
         )
     collected.add_download(found, name, unpack=bool(instruction.unpack))
-
-
-def is_pattern(instruction: i.Transfer) -> bool:
-    """Whether a source may stand for several."""
-    return any(isinstance(one, str) and set("*?[") & set(one) for one in instruction.sources)

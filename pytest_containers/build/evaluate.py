@@ -287,44 +287,31 @@ class Evaluator:
             lambda _, others: self._executor.write(result, writing, "", others),
         )  # fmt: skip
 
-    def _copy(self, one: i.Copy) -> None:
-        if not one.from_:
-            self._transfer(one)
-            return
-        image, what = self._other(one.from_)
-        collected = copies.Collected(self.result.workdir, one, self._expand)
-        if len(one.sources) > 1 or copies.is_pattern(one):
-            collected.into = True
-        for source in one.sources:
-            if not isinstance(source, str):
-                raise BuildError("a document cannot be copied from a stage or an image")
-            collected.add_taken(what, self._expand(source), one)
-        result = self.result
-        base = result.chain if collected.needs_base else ""
-        key = {**collected.key, "kind": "copy", "chain": base, "items": collected.items}
-        second = self._executor.digest(key)
-        key["source"] = Result(image, {}).chain
-        self._layer(
-            self._title(one), f"{one.KEYWORD} {one.text.partition(' ')[2]}", key,
-            lambda _, others: self._executor.write(
-                result, collected.writing(image), second, others
-            ),
-        )  # fmt: skip
-
     def _title(self, one: Instruction) -> str:
         return _flat(one.text)
 
     def _transfer(self, one: i.Transfer) -> None:
         result = self.result
         collected = copies.Collected(result.workdir, one, self._expand)
-        copies.collect_files(
-            self._context, one, self._expand, self._document, collected, self._downloads
-        )
+        image = None
+        if isinstance(one, i.Copy) and one.from_:
+            image, what = self._other(one.from_)
+            collected.add_taken(what)
+        else:
+            copies.collect_files(
+                self._context, one, self._expand, self._document, collected, self._downloads
+            )
         base = result.chain if collected.needs_base else ""
-        key = {**collected.key, "kind": "files", "chain": base}
+        key = {**collected.key, "kind": "files" if image is None else "copy", "chain": base}
+        second = ""
+        if image is not None:
+            second = self._executor.digest(key)
+            key["source"] = Result(image, {}).chain
         self._layer(
             self._title(one), f"{one.KEYWORD} {one.text.partition(' ')[2]}", key,
-            lambda _, others: self._executor.write(result, collected.writing(), "", others),
+            lambda _, others: self._executor.write(
+                result, collected.writing(image), second, others
+            ),
         )  # fmt: skip
 
     def _run(self, one: i.Run) -> None:
@@ -462,7 +449,7 @@ _DO: dict[type[Instruction], Callable[[Evaluator, Any], None]] = {
     i.StopSignal: Evaluator._stop_signal,
     i.OnBuild: Evaluator._on_build,
     i.Workdir: Evaluator._workdir,
-    i.Copy: Evaluator._copy,
+    i.Copy: Evaluator._transfer,
     i.Add: Evaluator._transfer,
     i.Run: Evaluator._run,
 }

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_containers.build.context import Context, Selected
+from pytest_containers.build.context import Context, Selected, excluding
 from pytest_containers.build.dockerfile.ignore import Patterns
 from pytest_containers.build.filedigests import FileDigests
 from pytest_containers.build.inside import write
 from pytest_containers.build.inside.tree import FOLDER, copy_xattrs
 from pytest_containers.build.inside.write import Writer
-from pytest_containers.errors import BuildError
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
@@ -38,11 +37,15 @@ def take(writer: Writer, item: dict[str, Any], root: int) -> None:
     """
     here = Path(f"/proc/self/fd/{root}")
     context = Context(here, Patterns(()), FileDigests(None, here), what=item["what"])
-    exclude = Patterns(item["exclude"]) if item["exclude"] else None
-    found = context.select(item["from"], exclude=exclude, parents=item["parents"])
-    if not found:
-        raise BuildError(f"{item['from']!r} matches nothing in {item['what']}")
-    into = item["into"]
+    exclude = excluding(item["exclude"])
+    found = [
+        one
+        for source in item["from"]
+        for one in context.select(source, exclude=exclude, parents=item["parents"])
+    ]
+    if not found and exclude is None:
+        raise context.nothing(item["from"])
+    into = item["into"] or len(found) > 1
     for one in found:
         place = writer.place(item["to"], one.below, into, one.name, one.top.is_folder)
         _take_one(writer, place, one, root)

@@ -46,7 +46,8 @@ def write_layer(
             - ``copy``: ``to``, ``into``, ``name``, ``below``, ``top`` and ``entries``, each
               ``[path, mode, size, mtime_ns, link target]``; contents come through
               `fds[item["fd"]]`.
-            - ``take``: ``to``, ``into``, ``from``, ``exclude``, ``parents`` (see `take`).
+            - ``take``: ``to``, ``into``, ``from`` (several), ``exclude``, ``parents`` (see
+              `take`).
             - ``unpack``: ``to``; a tar comes through `fds[item["fd"]]`.
 
         take: Writes a ``take`` item.

@@ -177,6 +177,17 @@ def test_links_of_the_image_are_followed_inside_it(
         ("COPY out/pass* /x", "'out/pass\\*' matches nothing"),
         ("COPY **/passwd /x", "matches nothing"),
         ("COPY [a /x", "the pattern '\\[a' is not understood: a '\\[' is not closed"),
+        ("COPY *.c fo[o] /x/", "'\\*.c' or 'fo\\[o\\]' matches nothing in the context"),
+        ("COPY --exclude=[a a.txt /x", "--exclude: the pattern '\\[a' is not understood"),
+        ("COPY --from=base:1 /no* /*no /x/", "'/no\\*' or '/\\*no' matches nothing in image base"),
+        (
+            f"ADD --checksum=sha256:{'0' * 64} a.txt /x",
+            "is for what is fetched, and 'a.txt' is not",
+        ),
+        (
+            f"ADD --checksum=sha256:{'0' * 64} http://127.0.0.1:1/a http://127.0.0.1:1/b /x/",
+            "is of one source: write an ADD for each of the 2",
+        ),
         ("COPY a.txt b.txt /x", "several sources need a directory as destination: write /x/"),
         ("COPY --chmod=x a.txt /x", "'x' is not a mode"),
         ("COPY --chown=nobody-here a.txt /x", "user 'nobody-here' is not in"),
@@ -427,3 +438,40 @@ def test_a_wildcard_over_a_link_that_leads_nowhere(
     (files / "broken").symlink_to("nothing")
     image = build("FROM base:1\nCOPY [bd]*/sub/c /x\n")
     assert shell(builder, image, "cat /x") == "c\n"
+
+
+@pytest.mark.parametrize("origin", ["", "--from=m "])
+@pytest.mark.parametrize(
+    ("copy", "expected"),
+    [
+        ("f/$P /g", "./g directory, ./g/a.txt regular file, ./g/b.txt regular file"),
+        ("f/[a].txt /g", "./g regular file"),
+        ("f/$ONE /g", "./g regular file"),
+        ("f/[a].txt /g/", "./g directory, ./g/a.txt regular file"),
+        ("f/a.txt f/foo.tx[t] /g/", "./g directory, ./g/a.txt regular file"),
+        ("--exclude=$X f /g", "./g directory, ./g/a.txt regular file"),
+        ("--exclude=* f /g", ""),
+        ("--exclude=*.txt f/*.txt /g/", ""),
+        ("--exclude=b.* f/*.txt /g", "./g regular file"),
+        ("--parents **/b.txt /g/", "./g directory, ./g/f directory, ./g/f/b.txt regular file"),
+        ("--parents f/./*.txt /g/",
+         "./g directory, ./g/a.txt regular file, ./g/b.txt regular file"),
+    ],
+)  # fmt: skip
+def test_a_stage_is_copied_from_as_the_context_is(
+    build: Build, builder: pc.Engine, context: Path, origin: str, copy: str, expected: str
+) -> None:
+    (context / "f").mkdir()
+    (context / "f" / "a.txt").write_text("a\n")
+    (context / "f" / "b.txt").write_text("b\n")
+    image = build(f"""\
+        FROM scratch AS m
+        COPY f /f
+        FROM base:1
+        ARG P=*.txt ONE=[a].txt X=b.txt
+        WORKDIR /w
+        COPY {origin}{copy.replace(" /", " /w/")}
+        """)
+    script = "cd /w; find . -exec stat -c '%n %F' '{}' ';'"
+    found = sorted(shell(builder, image, script).splitlines())
+    assert ", ".join(found[1:]) == expected
