@@ -221,13 +221,16 @@ def _collect_remote(
         context, where = downloads.git(
             address, keep_git_dir=instruction.keep_git_dir, checksum=checksum
         )
-        for selected in context.select(where or ".", exclude=exclude):
+        found = context.select(where or ".", exclude=exclude)
+        if not found and exclude is None:
+            raise context.nothing([where])
+        for selected in found:
             collected.add_selected(context, selected)
         return
-    found = downloads.fetch(address, checksum)
-    name = found.name
+    fetched = downloads.fetch(address, checksum)
+    name = fetched.name
     if collected.into and not name and not instruction.unpack:
         raise BuildError(
             f"{address} has no file name: write the destination with one, not as a directory"
         )
-    collected.add_download(found, name, unpack=bool(instruction.unpack))
+    collected.add_download(fetched, name, unpack=bool(instruction.unpack))

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pytest_containers.build.context import Context
 from pytest_containers.build.dockerfile.ignore import Patterns
@@ -25,7 +26,10 @@ _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
 _GIT_TIMEOUT_S = 600.0
 _GIT = re.compile(r"(?:git://|ssh://|git@[^/:]+:|https?://[^#?]+\.git(?:$|[#?]))")
-_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_COMMIT = re.compile(r"(?:sha1:)?[0-9a-f]{7,64}\Z")
+_GIT_KEYS = ("ref", "branch", "tag", "commit", "checksum", "subdir")
+_HASH_DIGITS = 40
+_UMASK = 0o022
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -37,6 +41,54 @@ def is_remote(source: str) -> bool:
 def is_git(source: str) -> bool:
     """Whether an address is of a git repository."""
     return _GIT.match(source) is not None
+
+
+class Repository(NamedTuple):
+    """What an address of a git repository says.
+
+    Attributes:
+        ref: As git-fetch takes it; empty is what the repository is at.
+        where: The directory that is meant; empty is all.
+        commit: What it must be at, or how that begins; empty takes any.
+    """
+
+    url: str
+    ref: str
+    where: str
+    commit: str
+
+
+def parse_git(address: str, checksum: str = "") -> Repository:
+    """Read ``URL[?key=value…][#ref[:directory]]``, as BuildKit does.
+
+    Raises:
+        BuildError: It is not understood.
+    """
+    whole, _, fragment = address.partition("#")
+    url, _, query = whole.partition("?")
+    ref, _, where = fragment.partition(":")
+    given = {"ref": ref, "subdir": where, "checksum": checksum}
+    given = {key: value for key, value in given.items() if value}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in _GIT_KEYS:
+            raise BuildError(
+                f"{address}: git repositories have no {key!r}; there are {', '.join(_GIT_KEYS)}"
+            )
+        if not value:
+            raise BuildError(f"{address}: {key!r} is empty; give it a value, or leave it out")
+        name = "ref" if key in ("branch", "tag") else "checksum" if key == "commit" else key
+        value = {"branch": "refs/heads/", "tag": "refs/tags/"}.get(key, "") + value
+        if given.setdefault(name, value) != value:
+            raise BuildError(f"{address}: {given[name]} and {value} contradict; leave out one")
+    commit = given.get("checksum", "")
+    if commit and not _COMMIT.match(commit):
+        raise BuildError(
+            f"{address}: the checksum {commit} is not a commit; expected its 40 hex digits, or "
+            "the first of them, 7 at least"
+        )
+    commit = commit.removeprefix("sha1:")
+    ref = given.get("ref", "") or (commit if len(commit) >= _HASH_DIGITS else "")
+    return Repository(url, ref, given.get("subdir", ""), commit)
 
 
 class Download(NamedTuple):
@@ -166,10 +218,10 @@ class Downloads:
     # --------------------------------------------------------------------- git
 
     def git(self, address: str, *, keep_git_dir: bool, checksum: str) -> tuple[Context, str]:
-        """Fetch a repository.
+        """Fetch a repository, with its submodules.
 
         Args:
-            address: ``URL[#ref[:directory]]``.
+            address: See `parse_git`.
             checksum: Of the commit; empty takes any.
 
         Returns:
@@ -178,37 +230,55 @@ class Downloads:
         Raises:
             BuildError: There is no git, or no such repository or ref.
         """
+        repository = parse_git(address, checksum)
         git = shutil.which("git")
         if git is None:
             raise BuildError(f"ADD {address} needs git, which is not installed; install it")
-        url, _, fragment = address.partition("#")
-        ref, _, where = fragment.partition(":")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pc-git-")))
-
-        def run(*args: str) -> str:
-            try:
-                done = subprocess.run(
-                    [git, "-C", str(folder), *args], capture_output=True, text=True, check=False,
-                    stdin=subprocess.DEVNULL, timeout=_GIT_TIMEOUT_S,
-                    env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_DIR": f"{folder}/.git"},
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                raise BuildError(f"{address}: git did not end in {_GIT_TIMEOUT_S:.0f} s") from None
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["it said nothing"]
-                raise BuildError(f"{address}: git failed: {lines[-1]}")
-            return done.stdout.strip()
-
+        run = partial(_run_git, git, folder, address)
         run("init", "--quiet")
-        run("fetch", "--quiet", "--depth", "1", "--", url, ref or "HEAD")
-        run("checkout", "--quiet", "FETCH_HEAD")
-        commit = run("rev-parse", "HEAD")
-        if checksum and not commit.startswith(checksum.removeprefix("sha1:")):
-            raise BuildError(f"{address} is at commit {commit} and not {checksum}; it is not used")
+        # By name: addresses of submodules may be relative to that of origin.
+        run("remote", "add", "origin", "--", repository.url)
+        run("fetch", "--quiet", "--depth", "1", "--", "origin", repository.ref or "HEAD")
+        commit = run("rev-parse", "FETCH_HEAD^{commit}")
+        if not commit.startswith(repository.commit):
+            raise BuildError(
+                f"{address} is at commit {commit} and not {repository.commit}; it is not used"
+            )
+        run("checkout", "--quiet", commit)
+        if (folder / ".gitmodules").is_file():
+            run("submodule", "--quiet", "update", "--init", "--recursive", "--depth", "1")
         if not keep_git_dir:
-            shutil.rmtree(folder / ".git")
+            _remove_git_dirs(folder)
         context = Context(folder, Patterns(()), FileDigests(None, folder), what=address)
-        return context, where
+        return context, repository.where
+
+
+def _run_git(git: str, folder: Path, address: str, *args: str) -> str:
+    try:
+        done = subprocess.run(
+            [git, "-C", str(folder), *args], capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL, timeout=_GIT_TIMEOUT_S,
+            # Git knows of modes only whether a file is executable: the rest is the umask's.
+            umask=_UMASK,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_DIR": f"{folder}/.git"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{address}: git did not end in {_GIT_TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise BuildError(f"{address}: git {args[0]} failed: {lines[-1]}")
+    return done.stdout.strip()
+
+
+def _remove_git_dirs(folder: Path) -> None:
+    """Of a repository, and the files in submodules that point into it."""
+    for parent, folders, files in os.walk(folder):
+        if ".git" in folders:
+            folders.remove(".git")
+            shutil.rmtree(Path(parent, ".git"))
+        if ".git" in files:
+            Path(parent, ".git").unlink()
 
 
 def _known(data: Path, record: dict[str, Any], name: str) -> Download:

@@ -323,34 +323,128 @@ def test_add_from_addresses(build: Build, builder: pc.Engine, tmp_path: Path) ->
         server.server_close()
 
 
-def test_add_from_git(
-    build: Build, builder: pc.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare = tmp_path / "repository.git"
-    work = tmp_path / "work"
-    (work / "sub").mkdir(parents=True)
-    (work / "sub" / "file").write_text("of git\n")
+def git(*args: str | Path) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (
-        ["git", "init", "-q", "-b", "main", str(work)], ["git", "-C", str(work), "add", "."],
-        ["git", "-C", str(work), *who, "commit", "-q", "-m", "x"],
-        ["git", "clone", "-q", "--bare", str(work), str(bare)],
-    ):  # fmt: skip
-        subprocess.run(command, check=True)
-    # The addresses that ADD knows are all of other machines; git is told where that one is.
+    always = ["-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(
+        ["git", *who, *always, *args], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work tree whose commits are at https://example.org/r.git, with a submodule in another."""
+    # The addresses that ADD knows are all of other machines; git is told where these are.
     config = tmp_path / "gitconfig"
-    config.write_text(f'[url "file://{bare}"]\n  insteadOf = https://example.org/r.git\n')
+    config.write_text(
+        f'[url "file://{tmp_path}/"]\n  insteadOf = https://example.org/\n'
+        '[protocol "file"]\n  allow = always\n'
+    )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    for name, below in (("inner.git", ""), ("outer.git", "inner.git"), ("r.git", "outer.git")):
+        work = tmp_path / name
+        (work / "sub").mkdir(parents=True)
+        (work / "sub" / "file").write_text(f"of {name}\n")
+        git("init", "-q", work)
+        if below:
+            git("-C", work, "remote", "add", "origin", f"https://example.org/{name}")
+            git("-C", work, "submodule", "--quiet", "add", f"../{below}", "module")
+        git("-C", work, "add", ".")
+        git("-C", work, "commit", "-q", "-m", "x")
+    work = tmp_path / "r.git"
+    git("-C", work, "tag", "v1")
+    git("-C", work, "checkout", "-q", "-b", "other")
+    (work / "sub" / "file").write_text("of a branch\n")
+    (work / "sub" / "run").write_text("")
+    (work / "sub" / "run").chmod(0o755)
+    git("-C", work, "add", ".")
+    git("-C", work, "commit", "-q", "-m", "y")
+    git("-C", work, "checkout", "-q", "main")
+    return work
+
+
+def test_add_from_git(build: Build, builder: pc.Engine, files: Path, repository: Path) -> None:
     image = build("""\
         FROM base:1
         ADD https://example.org/r.git#main:sub /a/
-        ADD --keep-git-dir=true https://example.org/r.git /b
+        ADD --keep-git-dir=true https://example.org/r.git a.txt /b/
         """)
-    assert shell(builder, image, "cat /a/file /b/sub/file; ls /a; ls -d /b/.git") == (
-        "of git\nof git\nfile\n/b/.git\n"
+    assert shell(builder, image, "cat /a/file /b/sub/file; ls /a; ls -d /b/.git; cat /b/a.txt") == (
+        "of r.git\nof r.git\nfile\n/b/.git\na\n"
     )
-    with pytest.raises(pc.BuildError, match="git failed"):
+    with pytest.raises(pc.BuildError, match="git fetch failed"):
         build("FROM base:1\nADD https://example.org/r.git#no-such-branch /a/\n")
+    with pytest.raises(pc.BuildError, match="there is no 'no' in https://example.org/r.git"):
+        build("FROM base:1\nADD https://example.org/r.git#main:no /a/\n")
+
+
+def test_add_from_git_brings_submodules(build: Build, builder: pc.Engine, repository: Path) -> None:
+    image = build("FROM base:1\nADD https://example.org/r.git /a/\n")
+    assert shell(builder, image, "cd /a; cat module/sub/file module/module/sub/file") == (
+        "of outer.git\nof inner.git\n"
+    )
+    assert shell(builder, image, "find /a -name .git") == ""
+
+
+def test_modes_of_git_are_the_same_for_everybody(
+    build: Build, builder: pc.Engine, repository: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        image = build("FROM base:1\nADD https://example.org/r.git#other /a/\n")
+    finally:
+        os.umask(before)
+    found = shell(builder, image, "cd /a; stat -c %a . sub sub/file sub/run module/sub/file")
+    assert found.split() == ["755", "755", "644", "755", "644"]
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "expected"),
+    [
+        ("?ref=other", "sub/file", "of a branch\n"),
+        ("?branch=other&subdir=sub", "file", "of a branch\n"),
+        ("?tag=v1", "sub/file", "of r.git\n"),
+        ("?ref=main#main:sub", "file", "of r.git\n"),
+    ],
+)
+def test_add_from_git_with_a_query(
+    build: Build, builder: pc.Engine, repository: Path, query: str, path: str, expected: str
+) -> None:
+    image = build(f"FROM base:1\nADD https://example.org/r.git{query} /a/\n")
+    assert shell(builder, image, f"cat /a/{path}") == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("r.git?depth=1", "git repositories have no 'depth'; there are ref, branch, tag, commit"),
+        ("r.git?ref=", "'ref' is empty"),
+        ("r.git?ref=main#other", "other and main contradict"),
+        ("r.git?branch=main&tag=v1", "refs/heads/main and refs/tags/v1 contradict"),
+        ("r.git?tag=v2", "git fetch failed"),
+        ("r.git?commit=xyz", "the checksum xyz is not a commit"),
+        (f"r.git?commit={'0' * 7}", "is at commit [0-9a-f]{40} and not 0000000; it is not used"),
+    ],
+)
+def test_git_addresses_that_are_wrong(
+    build: Build, repository: Path, address: str, message: str
+) -> None:
+    with pytest.raises(pc.BuildError, match=message):
+        build(f"FROM base:1\nADD https://example.org/{address} /a/\n")
+
+
+def test_a_commit_is_checked(build: Build, builder: pc.Engine, repository: Path) -> None:
+    commit = git("-C", repository, "rev-parse", "other")
+    address = "https://example.org/r.git"
+    for line in (
+        f"--checksum={commit} {address}#other", f"--checksum={commit[:12]} {address}#other",
+        f"{address}?branch=other&commit={commit}", f"--checksum={commit} {address}",
+    ):  # fmt: skip
+        image = build(f"FROM base:1\nADD {line} /a/\n")
+        assert shell(builder, image, "cat /a/sub/file") == "of a branch\n"
+    with pytest.raises(pc.BuildError, match=f"is at commit .* and not {commit}; it is not used"):
+        build(f"FROM base:1\nADD --checksum={commit} {address}#main /a/\n")
 
 
 def test_a_dockerfile_may_have_an_ignore_file_of_its_own(
