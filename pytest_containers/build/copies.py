@@ -229,8 +229,9 @@ def _collect_remote(
         return
     fetched = downloads.fetch(address, checksum)
     name = fetched.name
-    if collected.into and not name and not instruction.unpack:
+    unpack = bool(instruction.unpack) and archive.is_archive(fetched.open)
+    if collected.into and not name and not unpack:
         raise BuildError(
             f"{address} has no file name: write the destination with one, not as a directory"
         )
-    collected.add_download(fetched, name, unpack=bool(instruction.unpack))
+    collected.add_download(fetched, name, unpack=unpack)

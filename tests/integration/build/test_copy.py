@@ -10,6 +10,7 @@ import os
 import subprocess
 import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,44 +284,121 @@ def test_an_archive_does_not_leave_the_image(
         build("FROM base:1\nADD a.tar /\n")
 
 
-def test_add_from_addresses(build: Build, builder: pc.Engine, tmp_path: Path) -> None:
+class Served:
+    """Files at an address of this machine, and what was asked for."""
 
-    served = tmp_path / "served"
-    served.mkdir()
-    (served / "file.txt").write_text("served\n")
-    asked: list[tuple[str, str | None]] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str | None] = []
+        asked = self.asked
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append((self.path, self.headers.get("If-Modified-Since")))
-            super().do_GET()
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.headers.get("If-Modified-Since"))
+                super().do_GET()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(served))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}/file.txt"
-    digest = f"sha256:{hashlib.sha256(b'served' + bytes([10])).hexdigest()}"
-    try:
-        image = build(f"FROM base:1\nADD {address} /x/\nADD --chmod=644 {address} /y\n")
-        assert shell(builder, image, "cat /x/file.txt /y; stat -c %a /x/file.txt /y") == (
-            "served\nserved\n600\n644\n"
+        self.server = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
         )
-        assert asked[0][1] is None
-        assert asked[1][1] is not None  # asked whether it changed
-        count = len(asked)
-        build(f"FROM base:1\nADD --checksum={digest} {address} /z\n")
-        assert len(asked) == count  # known by its digest
-        with pytest.raises(pc.BuildError, match="has the digest .* it is not used"):
-            build(f"FROM base:1\nADD --checksum=sha256:{'0' * 64} {address} /z\n")
-        with pytest.raises(pc.BuildError, match="the server answered 404"):
-            build(f"FROM base:1\nADD {address}x /z\n")
-    finally:
-        server.shutdown()
-        server.server_close()
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "served").mkdir()
+    served = Served(tmp_path / "served")
+    thread = threading.Thread(target=served.server.serve_forever)
+    thread.start()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+    thread.join()
+
+
+def test_add_from_addresses(build: Build, builder: pc.Engine, served: Served) -> None:
+    (served.folder / "file.txt").write_text("served\n")
+    address = f"{served.address}/file.txt"
+    digest = f"sha256:{hashlib.sha256(b'served' + bytes([10])).hexdigest()}"
+    image = build(f"FROM base:1\nADD {address} /x/\nADD --chmod=644 {address} /y\n")
+    assert shell(builder, image, "cat /x/file.txt /y; stat -c %a /x/file.txt /y") == (
+        "served\nserved\n600\n644\n"
+    )
+    assert served.asked[0] is None
+    assert served.asked[1] is not None  # asked whether it changed
+    count = len(served.asked)
+    build(f"FROM base:1\nADD --checksum={digest} {address} /z\n")
+    assert len(served.asked) == count  # known by its digest
+    with pytest.raises(pc.BuildError, match="has the digest .* it is not used"):
+        build(f"FROM base:1\nADD --checksum=sha256:{'0' * 64} {address} /z\n")
+    with pytest.raises(pc.BuildError, match="the server answered 404"):
+        build(f"FROM base:1\nADD {address}x /z\n")
+
+
+def tar_of(path: Path, name: str) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"x\n"))
+
+
+def test_an_archive_that_is_fetched_is_unpacked_where_it_is_asked_for(
+    build: Build, builder: pc.Engine, served: Served
+) -> None:
+    tar_of(served.folder / "a.tgz", "d/f")
+    address = f"{served.address}/a.tgz"
+    image = build(f"""\
+        FROM base:1
+        ADD --unpack=true {address} /x
+        ADD --unpack=false {address} /y/
+        ADD {address} /z/
+        """)
+    assert shell(builder, image, "cd /; find x y z -type f") == "x/d/f\ny/a.tgz\nz/a.tgz\n"
+
+
+def test_what_is_no_archive_is_not_unpacked(
+    build: Build, builder: pc.Engine, served: Served, files: Path
+) -> None:
+    (served.folder / "f.tgz").write_text("no archive\n")
+    image = build(f"""\
+        FROM base:1
+        ADD --unpack=true {served.address}/f.tgz /x/
+        ADD --unpack=true a.txt /y
+        """)
+    assert shell(builder, image, "cat /x/f.tgz /y") == "no archive\na\n"
+
+
+def test_an_archive_of_the_context_is_unpacked_where_it_is_asked_for(
+    build: Build, builder: pc.Engine, files: Path
+) -> None:
+    tar_of(files / "a.tgz", "d/f")
+    image = build("FROM base:1\nADD --unpack=true a.tgz a.txt /x/\nADD --unpack a.tgz /y\n")
+    found = shell(builder, image, "cd /; find x y -type f").split()
+    assert sorted(found) == ["x/a.txt", "x/d/f", "y/d/f"]
+
+
+def test_add_excludes(build: Build, builder: pc.Engine, files: Path) -> None:
+    (files / ".dockerignore").write_text("Dockerfile\n")
+    image = build("FROM base:1\nARG X=b\nADD --exclude=$X.* --exclude=**/c . /x/\n")
+    assert shell(builder, image, "cd /x; find . -type f") == "./.dockerignore\n./a.txt\n"
+
+
+def test_a_linked_copy_replaces_a_link(build: Build, builder: pc.Engine, files: Path) -> None:
+    """A layer that knows of none below cannot follow their links."""
+    tar_of(files / "a.tgz", "f")
+    image = build("""\
+        FROM base:1
+        RUN mkdir /real && ln -s /real /a && ln -s /real /b && ln -s /real/c /c
+        COPY --link a.txt /a/
+        ADD --link a.tgz /b/
+        ADD --link a.txt /c
+        """)
+    script = "ls /real; stat -c %F /a /b /c; ls /a /b"
+    assert shell(builder, image, script) == (
+        "directory\ndirectory\nregular file\n/a:\na.txt\n\n/b:\nf\n"
+    )
 
 
 def git(*args: str | Path) -> str:
