@@ -193,7 +193,7 @@ class Mounts:
             items: list[dict[str, Any]] = []
             if image is not None:
                 items.append({
-                    "kind": "take", "to": "", "into": True, "from": source or ".",
+                    "kind": "take", "to": "", "into": True, "from": [source or "."],
                     "what": image.name, "exclude": [], "parents": False,
                 })  # fmt: skip
             args = {
