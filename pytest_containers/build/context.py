@@ -132,7 +132,9 @@ class Context:
                 shown = path if parents else posixpath.basename(path)
                 if exclude and path and exclude.excludes_path(shown):
                     continue
-                entries = tuple(self._below(entry.path, exclude, path if parents else ""))
+                entries: tuple[Entry, ...] = ()
+                if entry.is_folder:
+                    entries = tuple(self._below(entry.path, exclude, path if parents else ""))
                 below = ""
                 if parents:
                     kept = posixpath.relpath(path or ".", above or ".")
@@ -236,7 +238,7 @@ class Context:
             regex = glob_regex(part)
         except re.error as error:
             raise BuildError(
-                f"the pattern {part!r} is not understood: {error}; write \\[ for a plain bracket",
+                f"the pattern {part!r} is not understood: {error}; write [[] for a plain bracket",
                 path=part,
             ) from None
         return lambda names: filter(regex.fullmatch, names)
@@ -258,7 +260,7 @@ class Context:
         return [posixpath.join(path, one.path[cut:]) for one in below if one.is_folder]
 
     def _below(self, folder: str, exclude: Patterns | None, prefix: str) -> Iterator[Entry]:
-        """What is in a directory without links in its path, parents first; of a file, nothing."""
+        """What is in a directory without links in its path, parents first."""
         todo: list[tuple[str, int]] = [(folder, 0)]
         cut = len(folder) + 1 if folder else 0
         while todo:

@@ -53,6 +53,7 @@ def tree_of(engine: pc.Engine, image: pc.Image, path: str) -> list[str]:
         ("--parents **/c /x/", ["./x directory 755", "./x/dir directory 755",
                                 "./x/dir/sub directory 755", "./x/dir/sub/c regular file 644"]),
         ("to-dir/s*/c /x", ["./x regular file 644"]),
+        ("[[]odd /x", ["./x regular file 644"]),
         ("away/[a].t?t /x", ["./x regular file 640"]),
         ("--exclude=*.txt away/** /x/", None),
         ("--exclude=* . /x", ["./x directory 755"]),
@@ -62,6 +63,7 @@ def tree_of(engine: pc.Engine, image: pc.Image, path: str) -> list[str]:
 def test_copy(
     build: Build, builder: pc.Engine, files: Path, copy: str, expected: list[str] | None
 ) -> None:
+    (files / "[odd").write_text("x")
     for path in files.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.name != "a.txt":
             path.chmod(0o644)
