@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 import termios
@@ -32,7 +33,7 @@ def pipes(streams: Sequence[int], *, stdin: bool) -> None:
         _Copier(_STDIN, first[0], close=first[0]).start()
     errors = _Copier(err, _STDERR, close=err)
     errors.start()
-    _copy(out, _STDOUT)
+    _copy_here(out)
     errors.join()
 
 
@@ -46,7 +47,7 @@ def terminal(stream: int, *, stdin: bool) -> None:
     with _sized(stream), _raw(stdin):
         if stdin:
             _Copier(_STDIN, stream).start()
-        _copy(stream, _STDOUT)
+        _copy_here(stream)
 
 
 def is_terminal() -> bool:
@@ -72,12 +73,43 @@ class _Copier(threading.Thread):
             os.close(self._close)
 
 
+def _copy_here(source: int) -> None:
+    """Copy to our output in the main thread until there is no more, or Ctrl-C.
+
+    A signal that comes right before read(2) does not end it, and Python would hear of it with the
+    next output only. So this waits for signals, too.
+    """
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    poll = select.poll()
+    for fd in (source, woken):
+        poll.register(fd, select.POLLIN)
+    try:
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if woken in ready:
+                os.read(woken, _BLOCK_BYTES)  # its handler has run, and did not raise
+            if source in ready:
+                data = _read(source)
+                if not data:
+                    return
+                _write(_STDOUT, data)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wake)
+
+
 def _copy(source: int, target: int) -> None:
     """Copy until there is no more."""
     while data := _read(source):
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(target, rest) :]
+        _write(target, data)
+
+
+def _write(target: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(target, rest) :]
 
 
 def _read(source: int) -> bytes:
