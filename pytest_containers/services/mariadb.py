@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -101,10 +102,10 @@ class MariaDB(SqlService):
 
     def _install(self, container: Container) -> None:
         container.exec(["true"], user="mysql")  # says what is missing where there is one id only
-        if _has_data(container):
-            return
         made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
         container.exec(made, check=True)
+        if _has_database(container, self.database):
+            return
         container.exec(self._install_command(), check=True)
         served = self.serve(container.image)
         statements = "".join(f"{one};\n" for one in self._first_statements())
@@ -185,10 +186,10 @@ class MySQL(MariaDB):
 
     def _install(self, container: Container) -> None:
         container.exec(["true"], user="mysql")  # says what is missing where there is one id only
-        if _has_data(container):
-            return
         made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
         container.exec(made, check=True)
+        if _has_database(container, self.database):
+            return
         container.exec(self._install_command(), check=True)
         statements = "".join(f"{one};\n" for one in self._first_statements()[1:])
         path = "/run/mysqld/first.sql"
@@ -215,8 +216,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _has_data(container: Container) -> bool:
-    return container.exec(["test", "-d", f"{_DATA}/mysql"]).returncode == 0
+def _has_database(container: Container, name: str) -> bool:
+    """Whether it was made before: a package's own data directory has system databases only."""
+    # As the server names directories.
+    folder = re.sub(r"[^A-Za-z0-9_]", lambda found: f"@{ord(found[0]):04x}", name)
+    return container.exec(["test", "-d", f"{_DATA}/{folder}"]).returncode == 0
 
 
 def _unescaped(field: str) -> str:
