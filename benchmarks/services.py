@@ -329,7 +329,7 @@ def second_run(work: Path, home: Path) -> float:
 
 
 AHEAD = """
-import json, time, psycopg, pytest
+import json, time, pytest
 spans = []
 @pytest.fixture
 def span():
@@ -338,36 +338,47 @@ def span():
     spans.append((time.perf_counter() - began) * 1000)
 @pytest.mark.parametrize("n", range({tests}))
 def test_it(span, dsn, n):
-    with psycopg.connect(dsn) as connection:
-        connection.execute("select 1").fetchone()
+    {use}
 @pytest.mark.parametrize("n", range({tests}))
-def test_other(n):
-    pass
+def test_pause(n):
+    time.sleep(0.06)
 def test_last():
     json.dump(spans, open("spans", "w"))
 """
+SELECT = """import psycopg
+    with psycopg.connect(dsn) as connection:
+        connection.execute("select 1").fetchone()"""
+ANY = """
+import pytest_containers as pc
+dsn = pc.services.{name}.fixture(image="host:")
+"""
+PAUSES_FIRST = """
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (item.callspec.params["n"], item.name.startswith("test_it"))
+               if hasattr(item, "callspec") else (10**6, False))
+"""
 
 
-def seen_by_a_test(work: Path, home: Path, option: str) -> list[float]:
-    """Milliseconds of setup, `select 1` and teardown, for tests that follow one of 60 ms."""
-    folder = work / "ahead"
+def seen_by_a_test(work: Path, home: Path, option: str, name: str = "Postgres") -> list[float]:
+    """Milliseconds of setup, use and teardown, for tests that follow one of 60 ms.
+
+    A `select 1` is the use of PostgreSQL; others have answered when they count as ready.
+    """
+    folder = work / f"ahead-{name}"
     folder.mkdir(exist_ok=True)
-    (folder / "conftest.py").write_text(
-        OURS.format(sql=str(work / "sql")) + "def pytest_collection_modifyitems(items):\n"
-        "    items.sort(key=lambda item: (item.callspec.params['n'], item.name != 'test_pause')\n"
-        "               if hasattr(item, 'callspec') else (10**6, False))\n"
-    )
-    text = AHEAD.format(tests=40).replace(
-        "test_other(n):\n    pass", "test_pause(n):\n    time.sleep(0.06)"
-    )
-    (folder / "test_it.py").write_text(text)
+    database = name == "Postgres"
+    conftest = OURS.format(sql=str(work / "sql")) if database else ANY.format(name=name)
+    (folder / "conftest.py").write_text(conftest + PAUSES_FIRST)
+    use = SELECT if database else "pass"
+    (folder / "test_it.py").write_text(AHEAD.format(tests=40, use=use))
     env = {**os.environ, "PYTEST_CONTAINERS_HOME": str(home)}
     plugins = [
         word for name in ("randomly", "cacheprovider", "django") for word in ("-p", f"no:{name}")
     ]
     subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, option, str(folder)], check=True, env=env,
-        cwd=folder, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "pytest", "-q", *plugins, f"--containers-lookahead={option}",
+         str(folder)],
+        check=True, env=env, cwd=folder, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     import json
 
@@ -493,9 +504,13 @@ def report(work: Path, tar: Path, rounds: int, slow_rounds: int) -> list[str]:
             except RuntimeError as error:
                 say(str(error))
         say("seen by a test")
-        seen = {
-            option: seen_by_a_test(work, home, f"--containers-lookahead={option}")
-            for option in ("on", "off")
+        seen = {option: seen_by_a_test(work, home, option) for option in ("on", "off")}
+        ahead = {
+            name: median(
+                seen["on"] if name == "Postgres" else seen_by_a_test(work, home, "on", name)
+            )
+            for name in SERVERS
+            if name not in SLOW
         }
         say("suites of 100 tests")
         compared = suites(work, home, docker, slow_rounds)
@@ -505,7 +520,7 @@ def report(work: Path, tar: Path, rounds: int, slow_rounds: int) -> list[str]:
         prefix="benchmark-", dir="/var/tmp", ignore_cleanup_errors=True
     ) as large_disk:
         places = large_seeds(Path(large_disk))
-    return page(results, seen, compared, again, places, rounds, slow_rounds)
+    return page(results, seen, ahead, compared, again, places, rounds, slow_rounds)
 
 
 def say(what: str) -> None:
@@ -517,7 +532,7 @@ def median(values: list[float]) -> float:
 
 
 def page(
-    results: list[Result], seen: dict[str, list[float]], compared: dict[str, list[float]],
+    results: list[Result], seen: dict[str, list[float]], ahead: dict[str, float], compared: dict[str, list[float]],
     again: list[float], places: list[tuple[str, dict[str, float]]], rounds: int, slow_rounds: int,
 ) -> list[str]:  # fmt: skip
     """The tables and what they were measured on."""
@@ -530,10 +545,11 @@ def page(
         f"Made by `python -m benchmarks.services --rounds {rounds} --slow-rounds {slow_rounds} --write",
         "docs/reference/benchmarks-services.md`: medians. A prepared server on this machine's own packages,",
         "from asking for it to its first answer and until it is gone. Bare is the same server started on a",
-        "copy of the same directory in memory, without any container; its copy is not counted.",
+        "copy of the same directory in memory, without any container; its copy is not counted. Look-ahead is",
+        "what a test in pytest sees of it (setup, answer, teardown) that follows one of 60 ms.",
         "",
-        "| server | ours | bare | ours / bare | testcontainers on Docker | testcontainers / ours |",
-        "|---|---|---|---|---|---|",
+        "| server | ours | bare | ours / bare | look-ahead | testcontainers on Docker | testcontainers / ours |",
+        "|---|---|---|---|---|---|---|",
     ]
     for server, who in by_name.items():
         theirs = who.get("testcontainers")
@@ -542,9 +558,10 @@ def page(
         )
         lines.append(
             f"| {server} | {who['ours']:.1f} ms | {who['bare start']:.1f} ms | "
-            f"{who['ours'] / who['bare start']:.2f} | {told} |"
+            f"{who['ours'] / who['bare start']:.2f} | "
+            f"{f'{ahead[server]:.1f} ms' if server in ahead else 'not measured'} | {told} |"
         )
-    ahead = (
+    followed = (
         f"A test that follows one of 60 ms and asks for a fresh PostgreSQL, connects and selects, sees "
         f"{median(seen['on']):.1f} ms of it, {median(seen['off']):.1f} ms without look-ahead (setup, `select 1` and "
         f"teardown; medians of {len(seen['on'])})."
@@ -555,7 +572,7 @@ def page(
     )
     lines += [
         "",
-        ahead,
+        followed,
         "",
         suite,
         "",
