@@ -46,6 +46,7 @@ class Known:
         self.unknown: set[str] = set()
         self._open: dict[int, int] = {}
         self._done: dict[int, tuple[object, str]] = {}
+        self.digest: str
         try:
             self.digest = self._of(value)
         except RecursionError:
