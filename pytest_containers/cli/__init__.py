@@ -1,4 +1,4 @@
-"""The command line: `pytest-containers doctor | setup | run | images | load | import | version`."""
+"""The command line, `pytest-containers COMMAND`."""
 
 from __future__ import annotations
 

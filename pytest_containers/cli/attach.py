@@ -1,4 +1,4 @@
-"""Between our own standard streams and those of a container, as `docker run -i -t` has it."""
+"""Copying between the standard streams of the command and a container, like `docker run -i -t`."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def pipes(streams: Sequence[int], *, stdin: bool) -> None:
-    """Copy until the container's output ends.
+    """Copy the streams of a container until its output ends.
 
     Args:
-        streams: Of its standard input, if `stdin`, output and error output. The one of its output
-            stays the caller's.
+        streams: Descriptors of standard input (if `stdin`), output and error. The caller closes
+            the one of standard output.
+        stdin: Copy standard input too.
 
     Raises:
-        BrokenPipeError: Nobody reads our output any more. The container did not notice.
+        BrokenPipeError: The reader of the output is gone; the container still runs.
     """
-    *first, out, err = streams
+    *inputs, out, err = streams
     if stdin:
-        _Copier(_STDIN, first[0], close=first[0]).start()
-    errors = _Copier(err, _STDERR, close=err)
+        _StreamCopier(_STDIN, inputs[0], close=inputs[0]).start()
+    errors = _StreamCopier(err, _STDERR, close=err)
     errors.start()
-    _copy_here(out)
+    _copy_output(out)
     errors.join()
 
 
 def terminal(stream: int, *, stdin: bool) -> None:
-    """Be the container's terminal until its programs have left it.
+    """Connect to the terminal of a container until all its programs have closed it.
 
     Args:
-        stream: The outer end of its terminal; stays the caller's.
-        stdin: Whether what is typed here goes there: then each key does, also Ctrl-C.
+        stream: The outer end of the terminal; the caller closes it.
+        stdin: Send all keys to the container, Ctrl-C included.
     """
     with _sized(stream), _raw(stdin):
         if stdin:
-            _Copier(_STDIN, stream).start()
-        _copy_here(stream)
+            _StreamCopier(_STDIN, stream).start()
+        _copy_output(stream)
 
 
 def is_terminal() -> bool:
-    """Whether somebody can type here."""
+    """Return True if standard input is a terminal."""
     return os.isatty(_STDIN)
 
 
-class _Copier(threading.Thread):
-    """Copies beside us. One that waits for our input when all is over ends with the process.
+class _StreamCopier(threading.Thread):
+    """A thread that copies a stream. If it waits for input, it ends with the process.
 
     Args:
-        close: What to close when there is no more, or nobody takes it any more.
+        close: A descriptor to close at the end of the source, or when the target is closed.
     """
 
     def __init__(self, source: int, target: int, close: int | None = None) -> None:
@@ -67,28 +68,28 @@ class _Copier(threading.Thread):
         self._source, self._target, self._close = source, target, close
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):  # the other streams go on
+        with contextlib.suppress(OSError):  # the other streams continue
             _copy(self._source, self._target)
         if self._close is not None:
             os.close(self._close)
 
 
-def _copy_here(source: int) -> None:
-    """Copy to our output in the main thread until there is no more, or Ctrl-C.
+def _copy_output(source: int) -> None:
+    """Copy to standard output in the main thread until the end of the source, or Ctrl-C.
 
-    A signal that comes right before read(2) does not end it, and Python would hear of it with the
-    next output only. So this waits for signals, too.
+    A signal just before read(2) does not interrupt it, so that Python would run the handler only
+    after the next output. Therefore this polls for signals as well.
     """
-    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signals, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     poll = select.poll()
-    for fd in (source, woken):
+    for fd in (source, signals):
         poll.register(fd, select.POLLIN)
     try:
         while True:
             ready = [fd for fd, _ in poll.poll()]
-            if woken in ready:
-                os.read(woken, _BLOCK_BYTES)  # its handler has run, and did not raise
+            if signals in ready:
+                os.read(signals, _BLOCK_BYTES)  # the handler has run and did not raise
             if source in ready:
                 data = _read(source)
                 if not data:
@@ -96,35 +97,35 @@ def _copy_here(source: int) -> None:
                 _write(_STDOUT, data)
     finally:
         signal.set_wakeup_fd(before)
-        os.close(woken)
-        os.close(wake)
+        os.close(signals)
+        os.close(wakeup)
 
 
 def _copy(source: int, target: int) -> None:
-    """Copy until there is no more."""
+    """Copy until the end of the source."""
     while data := _read(source):
         _write(target, data)
 
 
 def _write(target: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(target, rest) :]
+    unwritten = memoryview(data)
+    while unwritten:
+        unwritten = unwritten[os.write(target, unwritten) :]
 
 
 def _read(source: int) -> bytes:
     try:
         return os.read(source, _BLOCK_BYTES)
     except OSError as error:
-        if error.errno == errno.EIO:  # nobody has the terminal open any more
+        if error.errno == errno.EIO:  # no program has the terminal open any more
             return b""
         raise
 
 
 @contextlib.contextmanager
-def _raw(wanted: bool) -> Iterator[None]:
-    """Our terminal passes everything on as it is; afterwards it is what it was."""
-    if not wanted:
+def _raw(enabled: bool) -> Iterator[None]:
+    """Put the terminal of the command into raw mode, and restore it afterwards."""
+    if not enabled:
         yield
         return
     before = termios.tcgetattr(_STDIN)
@@ -137,14 +138,14 @@ def _raw(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sized(stream: int) -> Iterator[None]:
-    """The container's terminal is as large as ours, also when ours changes."""
-    ours = next((fd for fd in (_STDOUT, _STDIN, _STDERR) if os.isatty(fd)), None)
-    if ours is None:
+    """Keep the terminal of the container at the size of the terminal of the command."""
+    outer = next((fd for fd in (_STDOUT, _STDIN, _STDERR) if os.isatty(fd)), None)
+    if outer is None:
         yield
         return
 
     def resize(*_: object) -> None:
-        size = fcntl.ioctl(ours, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
+        size = fcntl.ioctl(outer, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
         with contextlib.suppress(OSError):
             fcntl.ioctl(stream, termios.TIOCSWINSZ, size)
 

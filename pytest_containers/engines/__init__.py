@@ -1,1 +1,1 @@
-"""Engines: what makes containers. Imports nothing: a plugin that is not used costs nothing."""
+"""Engines, which make containers. Imports nothing, so that an unused plugin is cheap."""

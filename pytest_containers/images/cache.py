@@ -14,20 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_containers.errors import ImageError, hide_frames
-from pytest_containers.images import archives
 from pytest_containers.images.commit import packed
 from pytest_containers.images.complete import complete
-from pytest_containers.images.compress import gzipped
-from pytest_containers.images.directories import remove_tree
-from pytest_containers.images.holds import Holds
-from pytest_containers.images.library import Library
-from pytest_containers.images.load import archive_at_path
-from pytest_containers.images.pull import Puller
+from pytest_containers.images.formats import archives
+from pytest_containers.images.formats.compress import gzipped
+from pytest_containers.images.formats.load import archive_at_path
+from pytest_containers.images.formats.save import save
 from pytest_containers.images.reference import parse_reference
-from pytest_containers.images.save import save
-from pytest_containers.images.states import State, every
-from pytest_containers.images.store import LATER_FOLDERS
+from pytest_containers.images.registry.pull import Puller
+from pytest_containers.images.store.directories import remove_tree
+from pytest_containers.images.store.holds import Holds
+from pytest_containers.images.store.library import Library
+from pytest_containers.images.store.states import State, every
+from pytest_containers.images.store.store import LATER_FOLDERS
+from pytest_containers.model.errors import ImageError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -36,7 +36,7 @@ _FACTS = "pytest-containers.json"
 
 
 def export(library: Library, target: Path, puller: Puller) -> list[str]:
-    """Write all named images and all states to one file; returns their names.
+    """Write all named images and all states to one file; return their names.
 
     Without what was built on ``host:``: it is of no use on another machine.
 
@@ -49,24 +49,29 @@ def export(library: Library, target: Path, puller: Puller) -> list[str]:
         raise ImageError(f"cache export to {target}: there is no image in {library.store.home}")
     save(library, records, target, "archive", puller)
     images = [
-        {"name": one.name, "digest": one.digest, "resolved": one.resolved, "origin": one.origin}
-        for one in records
+        {
+            "name": record.name,
+            "digest": record.digest,
+            "resolved": record.resolved,
+            "origin": record.origin,
+        }
+        for record in records
     ]
     names = [record.reference.familiar for record in records]
     with tarfile.open(target, "a") as tar:
-        known = [_add_state(library, tar, state) for state in states]
-        facts = {"images": images, "states": [one for one in known if one is not None]}
+        entries = [_add_state(library, tar, state) for state in states]
+        facts = {"images": images, "states": [entry for entry in entries if entry is not None]}
         _add(tar, _FACTS, json.dumps(facts).encode())
-    return names + [_title(one) for one in facts["states"]]
+    return names + [_title(entry) for entry in facts["states"]]
 
 
 def has_states(library: Library) -> bool:
-    """Whether there are any; to look at one may need the run."""
+    """Check whether there are any states; reading one may need the run."""
     return next(every(library.store), None) is not None
 
 
 def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str, Any] | None:
-    """Add a state's layer; what is known of it. None if it is of other ids, or gone."""
+    """Add a state's layer and return its record; None if it is of other ids, or gone."""
     layer = library.layers.find(state.layer)
     if layer is None or len(state.layers) > 1:
         return None
@@ -79,9 +84,14 @@ def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str
         file.seek(0)
         tar.addfile(member, file)
     return {
-        "file": name, "key": state.key, "layer": state.layer, "base": state.base,
-        "facts": dict(state.facts), "made_at": state.made_at, "used_at": state.used_at,
-    }  # fmt: skip
+        "file": name,
+        "key": state.key,
+        "layer": state.layer,
+        "base": state.base,
+        "facts": dict(state.facts),
+        "made_at": state.made_at,
+        "used_at": state.used_at,
+    }
 
 
 def _title(state: Mapping[str, Any]) -> str:
@@ -96,7 +106,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bring_in(library: Library, path: Path) -> list[str]:
-    """Take the images of such a file, names and all, and its states.
+    """Import the images and states of a file that `export` has written, with their names.
 
     Layers of images are unpacked when they are first used.
 
@@ -108,36 +118,45 @@ def bring_in(library: Library, path: Path) -> list[str]:
     with archives.Files(path) as files, library.store.among_others():
         if not files.has(_FACTS):
             raise ImageError(f"{path} was not made by `cache export`; use `load`", path=str(path))
-        known = json.loads(files.read(_FACTS))
-        facts = {one["name"]: one for one in known["images"]}
-        for found in archives.every(files, source) if facts else ():
-            names += _take(library, found, facts)
-        for state in known["states"]:
+        contents = json.loads(files.read(_FACTS))
+        facts = {entry["name"]: entry for entry in contents["images"]}
+        for image in archives.every(files, source) if facts else ():
+            names += _take(library, image, facts)
+        for state in contents["states"]:
             library.layers.thaw(files.part(state["file"]), state["layer"], _title(state))
             library.states.enter(
-                state["key"], state["base"], state["layer"], state["facts"],
-                made_at=state.get("made_at"), used_at=state.get("used_at"),
-            )  # fmt: skip
+                state["key"],
+                state["base"],
+                state["layer"],
+                state["facts"],
+                made_at=state.get("made_at"),
+                used_at=state.get("used_at"),
+            )
             names.append(_title(state))
     return names
 
 
-def _take(library: Library, found: archives.Found, facts: dict[str, dict[str, str]]) -> list[str]:
-    if found.manifest is None:
+def _take(
+    library: Library, image: archives.ArchivedImage, facts: dict[str, dict[str, str]]
+) -> list[str]:
+    if image.manifest is None:
         raise ImageError("an image without a manifest is not of `cache export`")
-    for part, layer in zip(found.layers, found.manifest.layers, strict=True):
+    for part, layer in zip(image.layers, image.manifest.layers, strict=True):
         with open(f"/proc/self/fd/{part.fd}", "rb") as file:
             file.seek(part.offset)
             library.blobs.copy(archives.Limited(file, part.size), layer.digest, layer.size_bytes)
-    library.blobs.write(found.config_data)
-    library.blobs.write(found.manifest.data)
+    library.blobs.write(image.config_data)
+    library.blobs.write(image.manifest.data)
     taken = []
-    for name in dict.fromkeys(found.names):
-        reference, known = parse_reference(name), facts.get(name, {})
+    for name in dict.fromkeys(image.names):
+        reference, fields = parse_reference(name), facts.get(name, {})
         library.names.set(
-            reference, config=found.manifest.config.digest, digest=found.manifest.digest,
-            resolved=known.get("resolved", ""), origin=known.get("origin", ""),
-        )  # fmt: skip
+            reference,
+            config=image.manifest.config.digest,
+            digest=image.manifest.digest,
+            resolved=fields.get("resolved", ""),
+            origin=fields.get("origin", ""),
+        )
         taken.append(reference.familiar)
     return taken
 

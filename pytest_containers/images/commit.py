@@ -10,15 +10,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pytest_containers.errors import ImageError, UnsupportedError, hide_frames
 from pytest_containers.images import manifest as manifests
-from pytest_containers.images.compress import add_layer
+from pytest_containers.images.formats.compress import add_layer
+from pytest_containers.images.formats.load import keep_image
 from pytest_containers.images.image import Image, Layer
-from pytest_containers.images.layers import PACK
-from pytest_containers.images.library import Library
-from pytest_containers.images.load import made
+from pytest_containers.images.jobs import PACK
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.reference import Reference
+from pytest_containers.images.store.library import Library
+from pytest_containers.model.errors import ImageError, hide_frames
+from pytest_containers.model.threads import starting_threads
 
 __tracebackhide__ = hide_frames
 
@@ -28,22 +29,20 @@ _CHUNK_BYTES = 1 << 20
 
 
 def commit(
-    library: Library, base: Image, pack: Pack, reference: Reference, *,
-    changes: Mapping[str, Any], message: str, author: str,
-) -> None:  # fmt: skip
+    library: Library,
+    base: Image,
+    pack: Pack,
+    reference: Reference,
+    *,
+    changes: Mapping[str, Any],
+    message: str,
+    author: str,
+) -> None:
     """Keep `base` and what `pack` gives on top of it as a new image.
 
     Args:
         changes: Replace what the image says of running it: ``{"Cmd": […], "Env": […]}``.
-
-    Raises:
-        UnsupportedError: `base` is made of directories of the host.
     """
-    if base.mounts:
-        raise UnsupportedError(
-            f"commit of a container of {base.name!r}: its programs are this machine's own "
-            "and no part of an image; start from an image with layers"
-        )
     layers, diff_ids = _base_layers(library, base)
     layer, diff_id = add_layer(library.blobs, _through_pipe(pack))
     config = _config_of(library, base)
@@ -51,12 +50,12 @@ def commit(
     config["config"] = {**(config.get("config") or {}), **changes}
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     history = {"created": now, "created_by": "pytest-containers commit"}
-    history |= {key: text for key, text in (("comment", message), ("author", author)) if text}
+    history |= {key: value for key, value in (("comment", message), ("author", author)) if value}
     config["history"] = [*_history(config, len(diff_ids)), history]
     config["created"] = now
     if author:
         config["author"] = author
-    made(library, reference, [*layers, layer], json.dumps(config, sort_keys=True).encode())
+    keep_image(library, reference, [*layers, layer], json.dumps(config, sort_keys=True).encode())
 
 
 def _config_of(library: Library, base: Image) -> dict[str, Any]:
@@ -65,39 +64,39 @@ def _config_of(library: Library, base: Image) -> dict[str, Any]:
 
 
 def _history(config: Mapping[str, Any], layers: int) -> list[Any]:
-    """One entry for each layer at least: tools count them against each other."""
-    known = config.get("history")
-    if isinstance(known, list) and known:
-        return known
+    """Return the history, else an entry per layer: tools compare their numbers."""
+    entries = config.get("history")
+    if isinstance(entries, list) and entries:
+        return entries
     return [{"created_by": "unknown"} for _ in range(layers)]
 
 
 def _base_layers(library: Library, base: Image) -> tuple[list[Descriptor], list[str]]:
-    """The archives of the base: those that are kept; others are made anew of what is unpacked."""
-    known: tuple[Descriptor, ...] = ()
+    """Return the base's archives: the stored ones, and new ones packed from unpacked layers."""
+    manifest_layers: tuple[Descriptor, ...] = ()
     if base.digest:
         with suppress(ImageError):  # it was used where it lies, and never kept
             data = library.blobs.read(base.digest, manifests.MAX_DOCUMENT_BYTES)
-            known = manifests.parse(data, base.digest, "", base.name).layers
-    archives = iter(known)
+            manifest_layers = manifests.parse(data, base.digest, "", base.name).layers
+    archives = iter(manifest_layers)
     layers, diff_ids = [], []
     anew = False
     for layer in base.layers:
         kept = next(archives, None) if layer.diff_id else None
         if kept is not None and library.blobs.has(kept.digest, kept.size_bytes):
-            found, diff_id, anew = kept, layer.diff_id, False
+            archive, diff_id, anew = kept, layer.diff_id, False
         elif not layer.diff_id and not anew:
             continue  # it will be made again when the image is used
         else:
-            found, diff_id = add_layer(library.blobs, packed(library, layer))
+            archive, diff_id = add_layer(library.blobs, packed(library, layer))
             anew = True
-        layers.append(found)
+        layers.append(archive)
         diff_ids.append(diff_id)
     return layers, diff_ids
 
 
 def packed(library: Library, layer: Layer) -> Iterator[bytes]:
-    """An unpacked layer as a tar, in pieces."""
+    """Yield an unpacked layer as a tar, in pieces."""
 
     def pack(pipe: int) -> None:
         fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -110,7 +109,7 @@ def packed(library: Library, layer: Layer) -> Iterator[bytes]:
 
 
 def _through_pipe(pack: Pack) -> Iterator[bytes]:
-    """What `pack` writes, while a thread has it write."""
+    """Yield the output of `pack`, which a thread runs meanwhile."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failures: list[BaseException] = []
 
@@ -123,7 +122,8 @@ def _through_pipe(pack: Pack) -> Iterator[bytes]:
             os.close(writer)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    with starting_threads():
+        thread.start()
     try:
         while data := os.read(reader, _CHUNK_BYTES):
             yield data

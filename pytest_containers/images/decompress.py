@@ -25,7 +25,7 @@ Read = Callable[[int], bytes]
 
 
 class CompressionError(ValueError):
-    """The stream is broken, or a bomb, or needs a library that is not there."""
+    """A stream that is broken, or a bomb, or needs a library that is not there."""
 
 
 def _import_first(*names: str) -> Any:
@@ -85,7 +85,7 @@ _MAGIC_BYTES = 6
 
 
 def decompressed(read: Read, chunk_bytes: int = 1 << 17) -> Iterator[bytes]:
-    """The contents of a stream, compressed or not, in pieces of at most `PIECE_BYTES`.
+    """Yield the contents of a stream, compressed or not, in pieces up to `PIECE_BYTES`.
 
     Args:
         read: Returns some bytes, at most as many as it is asked for, or none at the end.
@@ -94,8 +94,8 @@ def decompressed(read: Read, chunk_bytes: int = 1 << 17) -> Iterator[bytes]:
         CompressionError: See there.
     """
     start = b""
-    while len(start) < _MAGIC_BYTES and (more := read(chunk_bytes)):
-        start += more
+    while len(start) < _MAGIC_BYTES and (chunk := read(chunk_bytes)):
+        start += chunk
     for magic, name, make in _FORMATS:
         if start.startswith(magic):
             yield from _members(start, read, chunk_bytes, magic, name, make)
@@ -108,9 +108,9 @@ def decompressed(read: Read, chunk_bytes: int = 1 << 17) -> Iterator[bytes]:
 def _members(
     data: bytes, read: Read, chunk_bytes: int, magic: bytes, name: str, make: Callable[[], Any]
 ) -> Iterator[bytes]:
-    """Streams of one format that follow each other, as several writers make them."""
-    taken = len(data)
-    given = 0
+    """Decompress streams of one format that follow each other, as several writers make them."""
+    taken_bytes = len(data)
+    produced_bytes = 0
     while data:
         stream = make()
         while True:
@@ -119,8 +119,11 @@ def _members(
             except Exception as error:  # noqa: BLE001 - each library has errors of its own
                 raise CompressionError(f"its {name} data is broken: {error}") from None
             if piece:
-                given += len(piece)
-                if given > RATIO_APPLIES_BYTES and given > MAX_RATIO * taken:
+                produced_bytes += len(piece)
+                if (
+                    produced_bytes > RATIO_APPLIES_BYTES
+                    and produced_bytes > MAX_RATIO * taken_bytes
+                ):
                     raise CompressionError(
                         f"it grows to more than {MAX_RATIO} times its size; it is hostile"
                     )
@@ -130,16 +133,16 @@ def _members(
             data = b""
             if stream.needs_input:
                 data = read(chunk_bytes)
-                taken += len(data)
+                taken_bytes += len(data)
                 if not data:
                     raise CompressionError(f"its {name} data ends too early")
         data = stream.unused_data or read(chunk_bytes)
-        taken += 0 if stream.unused_data else len(data)
+        taken_bytes += 0 if stream.unused_data else len(data)
         if not data.strip(b"\0"):  # padding up to a block of a tape
             while data and not data.strip(b"\0"):
                 data = read(chunk_bytes)
-                taken += len(data)
-        while 0 < len(data) < len(magic) and (more := read(chunk_bytes)):
-            data += more
+                taken_bytes += len(data)
+        while 0 < len(data) < len(magic) and (chunk := read(chunk_bytes)):
+            data += chunk
         if data and not data.startswith(magic):
             raise CompressionError(f"something that is not {name} follows its {name} data")

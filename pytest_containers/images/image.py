@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from pytest_containers.model.image import HealthCheck as HealthCheck
+from pytest_containers.model.image import ImageConfig as ImageConfig
 
 Owner = Literal["mapped", "caller"]
 
@@ -31,51 +33,47 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class HostMount:
-    """A directory of the host, shown read-only at `target` (which exists in the layers)."""
+    """A directory of the host, shown read-only at `target` (which exists in the layers).
+
+    Attributes:
+        public: True if only that is shown which every user of the host may read.
+    """
 
     source: Path
     target: str
+    public: bool = False
+
+
+DEVICES: dict[tuple[str, int, int], str] = {
+    ("c", 1, 3): "null", ("c", 1, 5): "zero", ("c", 1, 7): "full", ("c", 1, 8): "random",
+    ("c", 1, 9): "urandom", ("c", 5, 0): "tty",
+}  # fmt: skip
+"""Names in ``/dev`` of the devices that every container has, by kind, major and minor number."""
 
 
 @dataclass(frozen=True, slots=True)
-class HealthCheck:
-    """The HEALTHCHECK of an image; 0 means "the default" everywhere, as Docker has it.
+class Device:
+    """A device node in a layer.
 
     Attributes:
-        test: ``("NONE",)``, ``("CMD", arg, …)`` or ``("CMD-SHELL", line)``.
+        path: In the container, without a leading slash.
+        kind: ``"c"`` or ``"b"``: character or block device.
     """
 
-    test: tuple[str, ...]
-    interval_s: float = 0.0
-    timeout_s: float = 0.0
-    start_period_s: float = 0.0
-    retries: int = 0
+    path: str
+    kind: str
+    major: int
+    minor: int
 
+    @property
+    def name(self) -> str:
+        """The member of `DEVICES` it is; empty for one that containers cannot have."""
+        return DEVICES.get((self.kind, self.major, self.minor), "")
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """What an image says about running it (image-spec config.md; Docker adds the last three).
-
-    Attributes:
-        exposed_ports: As written: ``"8000/tcp"``.
-        stop_signal: A name or a number as text, or None.
-        shell: For shell-form commands of a Dockerfile.
-    """
-
-    entrypoint: tuple[str, ...] = ()
-    cmd: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    user: str = ""
-    workdir: str = ""
-    exposed_ports: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
-    stop_signal: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    architecture: str = ""
-    os: str = "linux"
-    variant: str = ""
-    healthcheck: HealthCheck | None = None
-    shell: tuple[str, ...] = ("/bin/sh", "-c")
+    @property
+    def is_covered(self) -> bool:
+        """True below ``/dev``, which is each container's own."""
+        return self.path.startswith("dev/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,7 @@ class Image:
         mounts: Read-only trees of the host on top of the layers (only `host:` has them).
         digest: Digest of its manifest; empty for `host:`.
         base_id: Of a state: the id of the image below it, whose config it has.
+        devices: Device nodes of its layers that every container has (`Device.name`).
     """
 
     id: str
@@ -98,9 +97,10 @@ class Image:
     mounts: tuple[HostMount, ...] = ()
     digest: str = ""
     base_id: str = ""
+    devices: tuple[Device, ...] = ()
 
     def with_layer(self, layer: Layer, image_id: str) -> Image:
-        """The image with one more layer on top."""
+        """Return the image with one more layer on top."""
         return replace(
             self, id=image_id, layers=(*self.layers, layer), base_id=self.base_id or self.id
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.wire.operations.job import Job
 
 
 class Inside(Protocol):
@@ -17,8 +20,10 @@ class Inside(Protocol):
     def id_map_class(self) -> str:
         """A name for the map of ids (``[A-Za-z0-9._-]+``): equal names, equal owners on disk."""
 
-    def call(self, function: str, args: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
-        """Run ``"module:name"`` with ``(args, fds)`` and return its JSON object.
+    def call(
+        self, job: Job[Any, Any], args: Mapping[str, Any], fds: Sequence[int]
+    ) -> dict[str, Any]:
+        """Run a job with ``(args, fds)`` and return its result.
 
         It runs as root of the user namespace, in the host's mount namespace, in an interpreter
         without site-packages. The descriptors are duplicates of the caller's: same open file

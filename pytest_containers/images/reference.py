@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_containers.errors import ImageError, hide_frames
+from pytest_containers.model.errors import ImageError, hide_frames
+from pytest_containers.model.harmless import quoted
 
 __tracebackhide__ = hide_frames
 
@@ -28,19 +29,19 @@ ARCHIVE_KINDS: tuple[ArchiveKind, ...] = ("oci", "oci-archive", "docker-archive"
 _SOURCES = ("host", *ARCHIVE_KINDS, "rootfs")
 
 
-def check_digest(text: object) -> str:
-    """`text` if it is a digest whose algorithm and form are known.
+def check_digest(digest: object) -> str:
+    """Return `digest` if it is a digest whose algorithm and form are known.
 
     Everything that becomes a path of the store passes here first (CVE-2024-3727).
 
     Raises:
         ImageError: It is not.
     """
-    if not isinstance(text, str) or not _digest.match(text):
+    if not isinstance(digest, str) or not _digest.match(digest):
         raise ImageError(
-            f"{text!r} is not a digest; it must be 'sha256:' and 64 lower-case hex digits"
+            f"{quoted(digest)} is not a digest; it must be 'sha256:' and 64 lower-case hex digits"
         )
-    return text
+    return digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,98 +103,103 @@ class RootfsSource:
     path: str
 
 
-def parse(text: str) -> Reference | HostSource | ArchiveSource | RootfsSource:
-    """What `text` names.
+def parse(reference: str) -> Reference | HostSource | ArchiveSource | RootfsSource:
+    """Parse a reference to an image of any source.
 
     Raises:
         ImageError: It is no reference; the message says what is wrong with it.
     """
-    if not text:
+    if not reference:
         raise ImageError(
-            f"image reference {text!r} is empty; write 'redis:7', 'host:' or 'oci:/path'"
+            f"image reference {reference!r} is empty; write 'redis:7', 'host:' or 'oci:/path'"
         )
-    if text == "host:" or text.startswith("host:?"):
-        return _parse_host(text)
-    kind, colon, rest = text.partition(":")
+    if reference == "host:" or reference.startswith("host:?"):
+        return _parse_host(reference)
+    kind, colon, rest = reference.partition(":")
     if colon and kind == "rootfs":
         if not rest or "\0" in rest:
-            raise _bad(text, "'rootfs:' must be followed by a path")
+            raise _bad(reference, "'rootfs:' must be followed by a path")
         return RootfsSource(rest)
-    for known in ARCHIVE_KINDS:
-        if colon and kind == known:
-            return _parse_archive(known, rest, text)
-    return parse_reference(text)
+    for archive_kind in ARCHIVE_KINDS:
+        if colon and kind == archive_kind:
+            return _parse_archive(archive_kind, rest, reference)
+    return parse_reference(reference)
 
 
-def parse_reference(text: str) -> Reference:
-    """`text` as a registry reference (no source schemes).
+def parse_reference(reference: str) -> Reference:
+    """Parse a registry reference (no source schemes).
 
     Raises:
         ImageError: It is none.
     """
-    rest, at, digest = text.partition("@")
-    if at and not _digest.match(digest):
-        raise _bad(text, f"{digest!r} is not a digest ('sha256:' and 64 lower-case hex digits)")
+    rest, at_sign, digest = reference.partition("@")
+    if at_sign and not _digest.match(digest):
+        raise _bad(
+            reference, f"{quoted(digest)} is not a digest ('sha256:' and 64 lower-case hex digits)"
+        )
     if _hex_id.match(rest):
-        raise _bad(text, "64 hex digits are an image id, not a name")
+        raise _bad(reference, "64 hex digits are an image id, not a name")
     first, slash, remainder = rest.partition("/")
     if slash and (first == "localhost" or "." in first or ":" in first or first.lower() != first):
         registry, rest = first, remainder
     else:
         registry = DEFAULT_REGISTRY
     if not _host.match(registry):
-        raise _bad(text, f"{registry!r} is not a host name with an optional port")
+        raise _bad(reference, f"{quoted(registry)} is not a host name with an optional port")
     path, colon, tag = rest.partition(":")
     if colon and not tag:
         kinds = ", ".join(f"'{kind}:'" for kind in _SOURCES)
-        raise _bad(text, f"no tag follows it, and sources that begin like this are {kinds}")
+        raise _bad(reference, f"no tag follows it, and sources that begin like this are {kinds}")
     if colon and not _tag.match(tag):
-        raise _bad(text, f"{tag!r} is not a tag (letters, digits, '_', '.', '-'; at most 128)")
+        raise _bad(
+            reference, f"{quoted(tag)} is not a tag (letters, digits, '_', '.', '-'; at most 128)"
+        )
     if not _path.match(path):
         why = "upper-case letters" if path.lower() != path else "characters or separators"
-        raise _bad(text, f"{path!r} has {why} that a repository name may not have")
+        raise _bad(reference, f"{quoted(path)} has {why} that a repository name may not have")
     if registry in ("index.docker.io", "registry-1.docker.io"):
         registry = DEFAULT_REGISTRY
     if registry == DEFAULT_REGISTRY and "/" not in path:
         path = f"library/{path}"
     if len(registry) + 1 + len(path) > _MAX_NAME:
-        raise _bad(text, f"its name is longer than {_MAX_NAME} characters")
+        raise _bad(reference, f"its name is longer than {_MAX_NAME} characters")
     return Reference(registry, path, tag or (None if digest else DEFAULT_TAG), digest or None)
 
 
-def _bad(text: str, why: str) -> ImageError:
-    shown = text if len(text) <= 300 else text[:300] + "…"
-    return ImageError(f"image reference {shown!r} is not valid: {why}", reference=text)
+def _bad(reference: str, why: str) -> ImageError:
+    return ImageError(
+        f"image reference {quoted(reference, 300)} is not valid: {why}", reference=reference
+    )
 
 
-def _parse_archive(kind: ArchiveKind, rest: str, text: str) -> ArchiveSource:
+def _parse_archive(kind: ArchiveKind, rest: str, reference: str) -> ArchiveSource:
     path, _, name = rest.partition(":")
     if not path or "\0" in rest:
-        raise _bad(text, f"'{kind}:' must be followed by a path")
+        raise _bad(reference, f"'{kind}:' must be followed by a path")
     return ArchiveSource(kind, path, name or None)
 
 
-def _parse_host(text: str) -> HostSource:
-    if text == "host:":
+def _parse_host(reference: str) -> HostSource:
+    if reference == "host:":
         return HostSource()
     from urllib.parse import parse_qsl
 
-    found: dict[str, list[str]] = {"path": [], "etc": [], "bin": [], "project": []}
-    for key, value in parse_qsl(text[len("host:?") :], keep_blank_values=True):
-        if key not in found:
-            raise _bad(text, f"{key!r} is not one of path=, etc=, bin=, project=")
-        found[key].append(value)
-    for path in found["path"]:
+    options: dict[str, list[str]] = {"path": [], "etc": [], "bin": [], "project": []}
+    for key, value in parse_qsl(reference[len("host:?") :], keep_blank_values=True):
+        if key not in options:
+            raise _bad(reference, f"{quoted(key)} is not one of path=, etc=, bin=, project=")
+        options[key].append(value)
+    for path in options["path"]:
         if not path.startswith("/") or "\0" in path:
-            raise _bad(text, f"path={path!r} is not an absolute path")
-    for name in found["etc"]:
+            raise _bad(reference, f"path={quoted(path)} is not an absolute path")
+    for name in options["etc"]:
         if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
-            raise _bad(text, f"etc={name!r} is not a name below /etc")
-    if not set(found["project"]) <= {"0", "1"}:
-        raise _bad(text, "project= takes 0 or 1")
+            raise _bad(reference, f"etc={quoted(name)} is not a name below /etc")
+    if not set(options["project"]) <= {"0", "1"}:
+        raise _bad(reference, "project= takes 0 or 1")
     return HostSource(
-        paths=tuple(found["path"]),
-        etc=tuple(found["etc"]),
-        binaries=tuple(found["bin"]),
-        project=found["project"][-1:] == ["1"],
+        paths=tuple(options["path"]),
+        etc=tuple(options["etc"]),
+        binaries=tuple(options["bin"]),
+        project=options["project"][-1:] == ["1"],
     )

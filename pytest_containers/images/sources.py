@@ -8,41 +8,70 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_containers.errors import ImageError, ImageNotFoundError, hide_frames
-from pytest_containers.images import progress
-from pytest_containers.images.image import Image, Layer
-from pytest_containers.images.inside import Inside
-from pytest_containers.images.library import Library
-from pytest_containers.images.names import Record
-from pytest_containers.images.reference import ArchiveSource, Reference
-from pytest_containers.images.store import storing
+from pytest_containers.images.store import records
+from pytest_containers.model.errors import ImageError, ImageNotFoundError, hide_frames
+from pytest_containers.model.transfer import (
+    ImageTransfer,
+    SilentDisplay,
+    TransferDisplay,
+    parts_of,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from pytest_containers.images.pull import Policy, Puller, Registries
+    from pytest_containers.images.image import Image, Layer
+    from pytest_containers.images.inside import Inside
+    from pytest_containers.images.reference import ArchiveSource, Reference
+    from pytest_containers.images.registry.pull import Puller, Registries
+    from pytest_containers.images.store.library import Library
+    from pytest_containers.images.store.names import Record
+    from pytest_containers.model.engine_options import PullPolicy, RegistrySettings
 
 __tracebackhide__ = hide_frames
 
 
 class Sources:
-    """Brings images into a library.
+    """The ways by which images get into a library.
 
     Args:
         inside: Access to the run's user namespace.
-        registries: How registries are reached.
-        display: Shows what is moving.
+        settings: How registries are reached; None is the defaults.
+        display: Shows what is moving; None shows nothing.
     """
 
     def __init__(
-        self, library: Library, inside: Callable[[], Inside],
-        registries: Callable[[], Registries], display: progress.Display,
-    ) -> None:  # fmt: skip
+        self,
+        library: Library,
+        inside: Callable[[], Inside],
+        settings: RegistrySettings | None,
+        display: TransferDisplay | None,
+    ) -> None:
         self._library = library
         self._inside = inside
-        self._registries = registries
-        self._display = display
+        self._settings = settings
+        self._registries: Registries | None = None
+        self.display: TransferDisplay = display or SilentDisplay()
 
-    def by_name(self, reference: Reference, policy: Policy) -> Image:
-        """From the store, or from its registry as `policy` says."""
+    @property
+    def registry_settings(self) -> RegistrySettings:
+        """How registries are reached."""
+        if self._settings is None:
+            from pytest_containers.model.engine_options import registry_settings
+
+            self._settings = registry_settings()
+        return self._settings
+
+    @property
+    def registries(self) -> Registries:
+        """The registries of the project."""
+        if self._registries is None:
+            from pytest_containers.images.registry.pull import Registries
+
+            self._registries = Registries(self.registry_settings)
+        return self._registries
+
+    def by_name(self, reference: Reference, policy: PullPolicy) -> Image:
+        """Get an image from the store, or from its registry as `policy` says."""
         record = self._library.names.get(reference)
         if policy != "always" and record is not None:
             image = self._stored(record, may_ask=policy != "never")
@@ -62,7 +91,7 @@ class Sources:
         return self.pulled(reference)
 
     def _stored(self, record: Record, *, may_ask: bool) -> Image | None:
-        """The stored image, mended if something of it is missing; None if that needs a pull."""
+        """Return the stored image, mended if incomplete; None if that needs a pull."""
         try:
             image = self._library.ready(record)
             if image is None:
@@ -75,73 +104,81 @@ class Sources:
         return image
 
     def _unpacked(self, record: Record) -> Image:
-        found = self._library.documents_of(record)
-        what = record.reference.familiar
-        if found.manifest is None:
-            raise ImageError(f"image {what!r}: its layers are gone; load it again")
+        documents = self._library.documents_of(record)
+        image_name = record.reference.familiar
+        if documents.manifest is None:
+            raise ImageError(f"image {image_name!r}: its layers are gone; load it again")
         fetch = self.puller().fetch_again(record.origin) if record.origin else None
-        transfer = progress.Transfer("unpack", what, progress.parts_of(found.manifest.layers))
-        with progress.shown(self._display, transfer):
-            wants = self._library.wants(found.manifest, found.diff_ids, transfer.parts, what, fetch)
-            layers = self._library.layers.ensure(wants, lambda: self._display.refresh(transfer))
-        return self._library.image(found, layers, record.digest, what)
+        transfer = ImageTransfer("unpack", image_name, parts_of(documents.manifest.layers))
+        with shown(self.display, transfer):
+            wants = self._library.wants(
+                documents.manifest, documents.diff_ids, transfer.parts, image_name, fetch
+            )
+            layers = self._library.layers.ensure(wants, lambda: self.display.refresh(transfer))
+        return self._library.image(documents, layers, record.digest, image_name)
 
     def puller(self) -> Puller:
-        """What fetches from registries."""
-        from pytest_containers.images.pull import Puller
+        """Return a fetcher of images from registries."""
+        from pytest_containers.images.registry.pull import Puller
 
-        return Puller(self._library.store, self._library.blobs, self._registries())
+        return Puller(self._library.store, self._library.blobs, self.registries)
 
     def _is_current(self, record: Record) -> bool:
-        """Whether the name still stands for what is stored; one request."""
+        """Ask the registry once whether the name still stands for the stored image."""
         if record.reference.digest is not None:
             return True
         current = self.puller().tag_digest(record.reference)
         return current is not None and current == record.resolved
 
     def pulled(self, reference: Reference) -> Image:
-        """From its registry, whatever is stored."""
-        from pytest_containers.images.library import documents
+        """Pull an image from its registry, whatever is stored."""
+        from pytest_containers.images.store.library import documents
 
-        what = reference.familiar
+        image_name = reference.familiar
         puller = self.puller()
         resolved = puller.resolve(reference)
-        found = documents(resolved.manifest, resolved.config_data, what)
-        transfer = progress.Transfer("pull", what, progress.parts_of(resolved.manifest.layers))
+        image_documents = documents(resolved.manifest, resolved.config_data, image_name)
+        transfer = ImageTransfer("pull", image_name, parts_of(resolved.manifest.layers))
         library = self._library
         # Before a byte is moved: what could never run here is refused.
-        library.image(found, (), resolved.manifest.digest, what)
-        with library.store.among_others(), progress.shown(self._display, transfer):
+        library.image(image_documents, (), resolved.manifest.digest, image_name)
+        with library.store.among_others(), shown(self.display, transfer):
             fetch = puller.fetch_from(resolved.registry, resolved.repository)
-            wants = library.wants(resolved.manifest, found.diff_ids, transfer.parts, what, fetch)
-            layers = library.layers.ensure(wants, lambda: self._display.refresh(transfer))
-            library.keep(found)
+            wants = library.wants(
+                resolved.manifest, image_documents.diff_ids, transfer.parts, image_name, fetch
+            )
+            layers = library.layers.ensure(wants, lambda: self.display.refresh(transfer))
+            library.keep(image_documents)
             library.names.set(
-                reference, config=resolved.manifest.config.digest,
-                digest=resolved.manifest.digest, resolved=resolved.tag_digest,
+                reference,
+                config=resolved.manifest.config.digest,
+                digest=resolved.manifest.digest,
+                resolved=resolved.tag_digest,
                 origin=f"{reference.registry}/{reference.repository}",
-            )  # fmt: skip
-        return library.image(found, layers, resolved.manifest.digest, what)
+            )
+        return library.image(image_documents, layers, resolved.manifest.digest, image_name)
 
     def from_archive(self, source: ArchiveSource) -> Image:
-        """From a layout or a tar of another tool."""
-        from pytest_containers.images import archives
-        from pytest_containers.images.library import documents
+        """Take an image from a layout or a tar of another tool."""
+        from pytest_containers.images.formats import archives
+        from pytest_containers.images.store.library import documents
 
-        what = str(source)
+        subject = str(source)
         with archives.Files(Path(source.path)) as files:
-            found = archives.find(files, source)
-            known = documents(found.manifest, found.config_data, what)
-            self._library.image(known, (), "", what)  # refused before it is unpacked
-            layers = self._library.layers.ensure(archives.wants(found, known.diff_ids, what))
-        self._library.blobs.write(found.config_data)
-        digest = found.manifest.digest if found.manifest is not None else ""
-        return self._library.image(known, layers, digest, what)
+            image = archives.find(files, source)
+            image_documents = documents(image.manifest, image.config_data, subject)
+            self._library.image(image_documents, (), "", subject)  # refused before it is unpacked
+            layers = self._library.layers.ensure(
+                archives.wants(image, image_documents.diff_ids, subject)
+            )
+        self._library.blobs.write(image.config_data)
+        digest = image.manifest.digest if image.manifest is not None else ""
+        return self._library.image(image_documents, layers, digest, subject)
 
     def from_rootfs(self, path: Path, config: Mapping[str, Any], name: str) -> Image:
-        """An image of one layer. What was unpacked before is known by the file's identity."""
-        from pytest_containers.images import archives
-        from pytest_containers.images.library import documents
+        """Make an image of one layer; the file's identity finds an earlier unpacked one."""
+        from pytest_containers.images.formats import archives
+        from pytest_containers.images.store.library import documents
 
         try:
             status = path.stat()
@@ -150,16 +187,21 @@ class Sources:
         library, store = self._library, self._library.store
         layers = library.layers
         identity = [
-            str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
-            status.st_ctime_ns, self._inside().id_map_class,
-        ]  # fmt: skip
+            str(path),
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            self._inside().id_map_class,
+        ]
         signature = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        known = store.home / "images" / f"rootfs-{signature}.json"
+        record_path = store.home / "images" / f"rootfs-{signature}.json"
 
         def find() -> Layer | None:
             # A directory changes without a trace in its own times, so it is read every time.
-            record = None if path.is_dir() else store.read_json(known)
-            return layers.find(record["diff_id"]) if record is not None else None
+            record = None if path.is_dir() else records.read(record_path, "diff_id")
+            return layers.find(record.fields["diff_id"]) if record is not None else None
 
         layer = find()
         if layer is None:
@@ -170,9 +212,7 @@ class Sources:
                 layer = find()
                 if layer is None:
                     layer = layers.unpack(part, None, f"rootfs {path}").layer
-                    with storing(name, store.home):
-                        text = json.dumps({"diff_id": layer.diff_id}).encode()
-                        store.write_atomically(known, text)
+                    store.write_record(record_path, {"diff_id": layer.diff_id}, name)
         data = archives.config_of([layer.diff_id], config)
         library.blobs.write(data)
         return library.image(documents(None, data, name), [layer], "", name)

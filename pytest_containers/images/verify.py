@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from pytest_containers.errors import ImageError, hide_frames
-from pytest_containers.images.blobs import file_digest
-from pytest_containers.images.layers import archive_at
-from pytest_containers.images.library import Documents, Library
-from pytest_containers.images.names import Record
-from pytest_containers.images.pull import Puller
-from pytest_containers.images.save import have_all
+from pytest_containers.images.formats.save import have_all
+from pytest_containers.images.registry.pull import Puller
+from pytest_containers.images.store.blobs import file_digest
+from pytest_containers.images.store.layers import archive_at
+from pytest_containers.images.store.library import Documents, Library
+from pytest_containers.images.store.names import Record
+from pytest_containers.model.errors import ImageError, hide_frames
+from pytest_containers.model.images import Finding
 
 __tracebackhide__ = hide_frames
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that was not as it should be.
-
-    Attributes:
-        what: The thing: a blob, a layer, a name.
-        problem: What is wrong with it.
-        repaired: Whether it is right now.
-    """
-
-    what: str
-    problem: str
-    repaired: bool
 
 
 def verify(library: Library, puller: Puller, pull: Callable[[Record], object]) -> list[Finding]:
@@ -44,44 +29,55 @@ def verify(library: Library, puller: Puller, pull: Callable[[Record], object]) -
         name = record.reference.familiar
         _verify_documents(library, record, seen, findings, pull)
         try:
-            found = library.documents_of(record)
+            documents = library.documents_of(record)
         except ImageError:
             continue  # a finding already
-        _verify_archives(library, record, found, seen, findings, puller)
-        _verify_layers(library, name, found, seen, findings)
+        _verify_archives(library, record, documents, seen, findings, puller)
+        _verify_layers(library, name, documents, seen, findings)
     return findings
 
 
 def _verify_documents(
-    library: Library, record: Record, seen: set[str], findings: list[Finding],
+    library: Library,
+    record: Record,
+    seen: set[str],
+    findings: list[Finding],
     pull: Callable[[Record], object],
-) -> None:  # fmt: skip
-    digests = [one for one in (record.config, record.digest) if one and one not in seen]
-    bad = [(one, problem) for one in digests if (problem := _problem(library, one, "is missing"))]
+) -> None:
+    digests = [digest for digest in (record.config, record.digest) if digest and digest not in seen]
+    bad = [
+        (digest, problem)
+        for digest in digests
+        if (problem := _problem(library, digest, "is missing"))
+    ]
     seen.update(digests)
     if not bad:
         return
     for digest, _ in bad:
         library.blobs.drop(digest)
     repaired = _succeeds(lambda: pull(record)) and not any(
-        _problem(library, one, "is missing") for one, _ in bad
+        _problem(library, digest, "is missing") for digest, _ in bad
     )
     for digest, problem in bad:
         findings.append(Finding(_blob(record, digest), problem, repaired))
 
 
 def _verify_archives(
-    library: Library, record: Record, found: Documents, seen: set[str], findings: list[Finding],
+    library: Library,
+    record: Record,
+    documents: Documents,
+    seen: set[str],
+    findings: list[Finding],
     puller: Puller,
-) -> None:  # fmt: skip
-    layers = found.manifest.layers if found.manifest is not None else ()
-    digests = [one.digest for one in layers if one.digest not in seen]
+) -> None:
+    layers = documents.manifest.layers if documents.manifest is not None else ()
+    digests = [layer.digest for layer in layers if layer.digest not in seen]
     seen.update(digests)
     # One that is not there is no damage: what was unpacked already was never fetched.
-    bad = [(one, problem) for one in digests if (problem := _problem(library, one, ""))]
+    bad = [(digest, problem) for digest in digests if (problem := _problem(library, digest, ""))]
     for digest, problem in bad:
         library.blobs.drop(digest)
-        repaired = _succeeds(lambda: have_all(library, record, found, puller))
+        repaired = _succeeds(lambda: have_all(library, record, documents, puller))
         findings.append(Finding(_blob(record, digest), problem, repaired))
 
 
@@ -105,12 +101,12 @@ def _blob(record: Record, digest: str) -> str:
 
 
 def _verify_layers(
-    library: Library, image: str, found: Documents, seen: set[str], findings: list[Finding]
+    library: Library, image: str, documents: Documents, seen: set[str], findings: list[Finding]
 ) -> None:
     """Unpack every layer once more and compare; the new one replaces what is damaged."""
-    if found.manifest is None:
+    if documents.manifest is None:
         return
-    for layer, diff_id in zip(found.manifest.layers, found.diff_ids, strict=True):
+    for layer, diff_id in zip(documents.manifest.layers, documents.diff_ids, strict=True):
         if diff_id in seen or library.layers.find(diff_id) is None:
             continue
         seen.add(diff_id)

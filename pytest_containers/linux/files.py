@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 
 from pytest_containers.linux.libc import syscall
 from pytest_containers.linux.numbers import NR
 
-RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 1, 2, 4
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 2, 4
 RESOLVE_BENEATH, RESOLVE_IN_ROOT = 8, 16
+_MOST_LINKS = 40  # the kernel's own limit (path_resolution(7))
+_MOST_TRIES = 1000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -25,17 +28,22 @@ class _OpenHow(ctypes.Structure):
 def openat2(dirfd: int, path: str, flags: int, *, mode: int = 0, resolve: int) -> int:
     """openat2(2), close-on-exec always; retried while a rename elsewhere disturbs it (EAGAIN).
 
+    Not for ever: with O_NONBLOCK, the same error is that of a file with a lease, which whoever has
+    it keeps for 45 seconds and more (fcntl(2), F_SETLEASE).
+
     Raises:
         OSError: Named after `path`.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    tries = _MOST_TRIES
     while True:
+        tries -= 1
         try:
             return syscall(
                 NR["openat2"], dirfd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)
             )
         except OSError as error:
-            if error.errno != errno.EAGAIN:
+            if error.errno != errno.EAGAIN or not tries:
                 raise OSError(error.errno, error.strerror, path) from None
 
 
@@ -46,6 +54,37 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
     """
     resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     return openat2(root_fd, path, flags, mode=mode, resolve=resolve)
+
+
+def follow_links(path: str, link_at: Callable[[str], str | None]) -> str:
+    """Resolve symbolic links as the kernel does, also where nothing exists behind them.
+
+    Args:
+        path: An absolute path; neither ``..`` nor a link leads out of the root.
+        link_at: Returns the target of the link at a path without links; None if it is no link.
+
+    Raises:
+        OSError: ELOOP, the links lead around in a circle.
+    """
+    resolved, rest, links = "", path.split("/"), 0
+    while rest:
+        part = rest.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            resolved = os.path.dirname(resolved).rstrip("/")
+            continue
+        step = f"{resolved}/{part}"
+        target = link_at(step)
+        if target is None:
+            resolved = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        rest = target.split("/") + rest
+        resolved = "" if target.startswith("/") else resolved
+    return resolved or "/"
 
 
 def remove(leaf: str, dir_fd: int) -> bool:
@@ -80,17 +119,17 @@ def empty(fd: int) -> None:
     moved = 0
     while True:
         with os.scandir(fd) as entries:
-            found = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
-        if not found:
+            children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        if not children:
             return
-        for name, is_folder in found:
+        for name, is_folder in children:
             if not is_folder:
                 os.unlink(name, dir_fd=fd)
                 continue
             folder = os.open(name, _FOLDER, dir_fd=fd)
             try:
                 with os.scandir(folder) as entries:
-                    inner = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+                    inner = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
                 for leaf, is_inner_folder in inner:
                     if is_inner_folder:
                         _move_up(leaf, folder, fd, moved)
@@ -114,11 +153,6 @@ def _move_up(leaf: str, folder: int, above: int, number: int) -> None:
 def splice(fd_in: int, fd_out: int, count: int, flags: int = 0) -> int:
     """splice(2) at the descriptors' own offsets; 0 at end of input."""
     return syscall(NR["splice"], fd_in, None, fd_out, None, count, flags)
-
-
-def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
-    """close_range(2)."""
-    syscall(NR["close_range"], first, last, flags)
 
 
 def sync_filesystem(fd: int) -> None:

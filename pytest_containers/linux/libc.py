@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 
-Argument = int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 # c_void_p takes whole 64-bit integers (negative ones too), bytes, buffers and None alike.

@@ -10,22 +10,22 @@ from pytest_containers.linux.libc import syscall
 from pytest_containers.linux.numbers import NR
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 32, 4096, 8192, 16384
-MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_STRICTATIME = 1 << 18, 1 << 19, 1 << 20, 1 << 24
+MS_REMOUNT, MS_BIND, MS_REC = 32, 4096, 16384
+MS_PRIVATE, MS_SHARED, MS_STRICTATIME = 1 << 18, 1 << 20, 1 << 24
 MNT_DETACH = 2
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
-AT_SYMLINK_NOFOLLOW = 0x100
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD = 0, 1, 5
-FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONFIGURE = 6, 7
+FSCONFIG_CMD_CREATE = 6
 
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME = 0x10, 0x20
@@ -109,6 +109,21 @@ def new_mount(
         os.close(context)
 
 
+def new_sysfs(attributes: int = 0) -> int:
+    """Make a sysfs of this process's network namespace; read-only where that is all there is.
+
+    A user namespace may mount no sysfs that shows more than the one around it (mount_too_revealing
+    in the kernel), and in a Docker container that one is read-only.
+
+    Raises:
+        OSError: As `new_mount`.
+    """
+    try:
+        return new_mount("sysfs", (), attributes)
+    except PermissionError:
+        return new_mount("sysfs", (), attributes | MOUNT_ATTR_RDONLY)
+
+
 def _configure(context: int, name: str, value: str | int | None) -> None:
     key = name.encode()
     if value is None:
@@ -152,17 +167,18 @@ def move_mount(from_fd: int, to: str, to_dirfd: int = AT_FDCWD) -> None:
 
 
 def set_attributes(
-    fd: int, *, add: int = 0, clear: int = 0, userns_fd: int = 0, recursive: bool = False
+    fd: int,
+    *,
+    add: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+    recursive: bool = False,
 ) -> None:
     """mount_setattr(2) on the mount that `fd` refers to."""
-    attr = _MountAttr(add, clear, 0, userns_fd)
+    attr = _MountAttr(add, clear, propagation, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall(NR["mount_setattr"], fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
-
-
-def idmap(fd: int, userns_fd: int) -> None:
-    """Make the detached mount `fd` show on-disk id N as id N of the user namespace (5.12)."""
-    set_attributes(fd, add=MOUNT_ATTR_IDMAP, userns_fd=userns_fd, recursive=True)
 
 
 def _named(error: OSError, doing: str) -> OSError:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import signal
+from typing import Literal
 
 from pytest_containers.linux.libc import syscall
-from pytest_containers.linux.numbers import NR
+from pytest_containers.linux.numbers import MACHINE, NR
 
-CLONE_NEWTIME, CLONE_VM, CLONE_PIDFD = 0x80, 0x100, 0x1000
+CLONE_VM, CLONE_PIDFD = 0x100, 0x1000
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x8000000, 0x10000000, 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_CLEAR_SIGHAND = 0x100000000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
-PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 36, 38
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 
 KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_REVOKE = 1, 3
 KEY_SPEC_SESSION_KEYRING = -3
@@ -33,6 +35,9 @@ CAPABILITIES = (
     "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
 )  # fmt: skip
 """Names without ``CAP_``; a capability's number is its place (capabilities(7))."""
+
+_SIGTIMEDWAIT = ("128", "177", "421") if MACHINE == "x86_64" else ("137", "177", "421")
+"""Numbers of rt_sigtimedwait, of this machine and of 32 bits, in /proc/PID/syscall."""
 
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -82,19 +87,13 @@ def unshare(flags: int) -> None:
     syscall(NR["unshare"], flags)
 
 
-def set_hostname(name: str) -> None:
-    """sethostname(2)."""
-    raw = name.encode()
-    syscall(NR["sethostname"], raw, len(raw))
-
-
 def forget_keys() -> None:
     """Leave the session keyring that was inherited, for a revoked one (keyrings(7)).
 
-    No namespace divides keys: whoever has the caller's session keyring can read and revoke what is
-    in it. A new one for each container would count against the user's quota, 200 of them.
+    No namespace divides keys: a process with the caller's session keyring can read and revoke
+    its keys. A new one for each container would count against the user's quota, 200 of them.
     """
-    # A kernel without keys, or a filter that permits them to nobody below either.
+    # A kernel without keys, or a filter that denies them to the containers too.
     with contextlib.suppress(OSError):
         syscall(NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, 0)
         syscall(NR["keyctl"], KEYCTL_REVOKE, KEY_SPEC_SESSION_KEYRING)
@@ -117,12 +116,13 @@ class CapData(ctypes.Structure):
     )  # fmt: skip
 
 
-def cap_buffers(mask: int) -> tuple[bytes, bytes]:
-    """Arguments for capset(2): `mask` permitted and effective, nothing inheritable."""
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    header = CapHeader(CAPABILITY_VERSION_3, 0)
-    data = CapData(low, low, 0, high, high, 0)
-    return bytes(header), bytes(data)
+def cap_buffers(permitted: int, effective: int, inheritable: int) -> tuple[bytes, bytes]:
+    """Arguments for capset(2), from three masks."""
+    low, high = (
+        tuple(mask >> shift & 0xFFFFFFFF for mask in (effective, permitted, inheritable))
+        for shift in (0, 32)
+    )
+    return bytes(CapHeader(CAPABILITY_VERSION_3, 0)), bytes(CapData(*low, *high))
 
 
 def last_capability() -> int:
@@ -133,7 +133,7 @@ def last_capability() -> int:
 
 @functools.cache
 def ignored_signals() -> tuple[int, ...]:
-    """The numbers of the signals which this process ignored when first asked.
+    """Return the signals that this process ignored at the first call.
 
     Beside its own choices these are Python's (SIGPIPE, SIGXFSZ), those of whoever started it
     (SIGHUP with nohup(1), SIGINT and SIGQUIT with a shell's ``&``) and, unknown to `signal`, two
@@ -142,6 +142,60 @@ def ignored_signals() -> tuple[int, ...]:
     with open("/proc/self/status", "rb") as status:
         mask = next(int(line[7:], 16) for line in status if line.startswith(b"SigIgn:"))
     return tuple(number for number in range(1, 65) if mask >> number - 1 & 1)
+
+
+def read_proc(path: str) -> str:
+    """Read a file of procfs. A name of a process, which that chooses, may have any bytes.
+
+    Raises:
+        OSError: The process has ended.
+    """
+    with open(path, "rb") as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def signal_is_in(status: str, signum: int, *sets: str) -> bool:
+    """True if a signal is in one of the `sets` (``SigCgt`` …) of a ``/proc/PID/status``."""
+    fields = dict(line.split(":", 1) for line in status.split("\n") if ":" in line)
+    return any(int(fields[name], 16) >> signum - 1 & 1 for name in sets)
+
+
+SignalFate = Literal["heard", "kept", "dropped"]
+
+
+def number_in_proc(pidfd: int) -> int:
+    """Return the number that a process has in ``/proc``, which may be that of another namespace.
+
+    Raises:
+        OSError: It has ended.
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                number = int(line.split()[1])
+                if number > 0:  # -1 of one that was reaped, 0 of one that is not in the namespace
+                    return number
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def fate_at_init(pidfd: int, signum: int) -> SignalFate:
+    """Return what would become of a signal to the PID 1 of a namespace at this moment.
+
+    It is *dropped* when that has no handler for it (pid_namespaces(7)) and does not block it. What
+    is blocked is *kept* for a signalfd(2) or sigwait(3), by which init programs hear of it; within
+    sigwait it shows as not blocked. One that ignores it may do so while it ends, and counts as one
+    that has *heard* it; also one that cannot be looked into.
+    """
+    try:
+        folder = f"/proc/{number_in_proc(pidfd)}"
+        status = read_proc(f"{folder}/status")
+        number = read_proc(f"{folder}/syscall").split()[0]
+    except OSError:
+        return "heard"
+    if signal_is_in(status, signum, "SigCgt", "SigIgn"):
+        return "heard"
+    waits = number in _SIGTIMEDWAIT or signal_is_in(status, signum, "SigBlk")
+    return "kept" if waits else "dropped"
 
 
 def wait_exit(pid: int) -> int | None:

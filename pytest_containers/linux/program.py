@@ -23,13 +23,19 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pytest_containers.linux.numbers import NR
 
+if TYPE_CHECKING:
+    from typing import Self
+
 HEADER_SIZE, STEP_SIZE = 120, 88
 RESULT_AT, RECEIVERS_AT = 56, 64
+BLOCK_AT = 0x600000
+"""The address of the block in a program that is a file of its own (`standalone`)."""
 NOT_RUN = -(1 << 63)
-"""What stands for the result of a step that has not returned; no call returns it."""
+"""Stands for the result of a step that has not returned; no call returns it."""
 
 STATUS_FD = "status_fd"
 """The parameter that `spawn` fills in: the descriptor whose end tells the parent of the execve."""
@@ -79,14 +85,21 @@ class Program:
     constant structure), a list of ``bytes`` (argv, envp), a writable buffer, besides `Result`
     and `Param`. Their memory is kept as long as the program or a child that walks it lives.
 
-    A path with a NUL in it ends there, as everywhere in C: whoever takes paths from outside
-    checks. What the child writes to a buffer is seen by its later steps, and not promised to be
-    seen by the parent.
+    A path with a NUL in it ends there, as everywhere in C: callers check the paths
+    they take from outside. Later steps see what the child writes to a buffer; the parent is not
+    promised to see it.
+
+    Attributes:
+        labels: Of the steps.
+        successor: The program that an execve of this one executes (`standalone`), which reports a
+            failure to the parent as this one does.
     """
 
-    __slots__ = ("_code", "_holes", "_keep", "labels")
+    __slots__ = ("_code", "_holes", "_keep", "labels", "successor")
+    _end = (NR["exit_group"], 127)
 
     def __init__(self) -> None:
+        self.successor: Program | None = None
         self.labels: list[Label] = []
         self._code = bytearray(HEADER_SIZE)
         self._keep: list[object] = []
@@ -94,6 +107,10 @@ class Program:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def text(self) -> str:
+        """The labels of all steps in one line, without repetitions."""
+        return "; ".join(dict.fromkeys(_text(label) for label in self.labels))
 
     def add(self, label: Label, nr: int, *args: Arg, ignore: bool | tuple[int, ...] = False) -> int:
         """Append one system call.
@@ -113,12 +130,14 @@ class Program:
         index = len(self.labels)
         low, high = _ignored(ignore) if ignore else (0, 0)
         words: list[int] = [nr, 0, 0, 0, 0, 0, 0, NOT_RUN, 0, low, high]
-        at = 0
+        position = 0
         for arg in args:
-            at += 1
-            words[at] = arg if type(arg) is int else self._convert(arg, len(self._code) + 8 * at)
-        if at > 6:
-            raise ValueError(f"{_text(label)}: a system call takes six arguments, not {at}")
+            position += 1
+            words[position] = (
+                arg if type(arg) is int else self._convert(arg, len(self._code) + 8 * position)
+            )
+        if position > 6:
+            raise ValueError(f"{_text(label)}: a system call takes six arguments, not {position}")
         self._code += _pack_step(*words)
         self.labels.append(label)
         return index
@@ -152,19 +171,22 @@ class Program:
             self.add(("restore signal", signum), sigaction, signum, _DEFAULT_ACTION, 0, 8)
         self.add("unblock signals", NR["rt_sigprocmask"], _SIG_SETMASK, _NO_MASK, 0, 8)
 
-    def bind(self, values: Mapping[str, Value]) -> Program:
+    def bind(self, values: Mapping[str, Value]) -> Self:
         """A copy, to which more can be added, with the holes named in `values` filled."""
-        copy = Program.__new__(Program)
-        copy.labels = self.labels.copy()
-        copy._code = self._code.copy()
-        copy._keep = self._keep.copy()
-        copy._holes = {
-            name: places.copy() for name, places in self._holes.items() if name not in values
-        }
+        copy = self._copy()
         for name, value in values.items():
             word = _word.pack(value if type(value) is int else copy._pointer(value))
-            for place in self._holes[name]:
+            for place in copy._holes.pop(name):
                 copy._code[place : place + 8] = word
+        return copy
+
+    def _copy(self) -> Self:
+        copy = type(self).__new__(type(self))
+        copy.labels = self.labels.copy()
+        copy.successor = self.successor
+        copy._code = self._code.copy()
+        copy._keep = self._keep.copy()
+        copy._holes = {name: places.copy() for name, places in self._holes.items()}
         return copy
 
     def image(self, status_fd: int = -1) -> bytearray:
@@ -179,11 +201,14 @@ class Program:
         holes = self._holes.keys() - {STATUS_FD}
         if holes:
             raise ValueError(f"program with unbound parameters: {', '.join(sorted(holes))}")
-        end = _pack_step(NR["exit_group"], 127, 0, 0, 0, 0, 0, NOT_RUN, 0, 0, 0)
-        block = self._code + end
+        block = self._code + _pack_step(*self._end, 0, 0, 0, 0, 0, NOT_RUN, 0, 0, 0)
         for place in self._holes.get(STATUS_FD, ()):
             _word.pack_into(block, place, status_fd)
         return block
+
+    def address_of(self, data: bytes) -> int:
+        """The address at which a child will find `data`, for a structure that points to it."""
+        return self._pointer(data)
 
     def _convert(self, arg: Arg, place: int) -> int:
         """The word for `arg`, which will stand at `place`."""
@@ -216,11 +241,17 @@ class Program:
             pointers.append(0)
             value = pointers.tobytes()
         if isinstance(value, bytes):
-            self._keep.append(value)
-            return int(_address_of_bytes(value))
+            return self._place(value)
         if isinstance(value, str):
             raise TypeError(f"a program takes bytes, not str: {value!r}")
-        view = ctypes.c_char.from_buffer(value)  # type: ignore[arg-type]  # what is left is writable
+        return self._place_buffer(value)  # type: ignore[arg-type]  # what is left is writable
+
+    def _place(self, data: bytes) -> int:
+        self._keep.append(data)
+        return int(_address_of_bytes(data))
+
+    def _place_buffer(self, value: Buffer) -> int:
+        view = ctypes.c_char.from_buffer(value)
         self._keep.append(view)
         return ctypes.addressof(view)
 
@@ -243,7 +274,7 @@ class Failure:
 
     @property
     def cause(self) -> str:
-        """What the kernel said."""
+        """The kernel's message."""
         return os.strerror(self.errno) if self.errno else "the process was killed"
 
     def __str__(self) -> str:

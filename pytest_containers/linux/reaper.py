@@ -7,10 +7,9 @@ container, and a sleeping page of code is all the memory it costs.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import struct
 
+from pytest_containers.linux.elf import ElfSegment, elf, open_executable
 from pytest_containers.linux.numbers import MACHINE
 
 _CODE = {
@@ -36,28 +35,9 @@ _CODE = {
         0x17FFFFF9,  # b to the start
     ),
 }
-_ELF_MACHINE = {"x86_64": 62, "aarch64": 183}
 _ADDRESS = 0x400000
-_HEADERS = 64 + 56
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-
-def elf() -> bytes:
-    """The program as an ELF file of one segment (elf(5))."""
-    code = _CODE[MACHINE]
-    size = _HEADERS + len(code)
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        b"\x7fELF\2\1\1", 2, _ELF_MACHINE[MACHINE], 1, _ADDRESS + _HEADERS, 64, 0, 0, 64, 56, 1,
-        64, 0, 0,
-    )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _ADDRESS, _ADDRESS, size, size, 0x1000)
-    return header + segment + code
 
 
 def open_reaper() -> int:
-    """A descriptor to execute with execveat(2); sealed, so that no container can change it."""
-    fd = os.memfd_create("init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(fd, elf())
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    return fd
+    """A descriptor to execute with execveat(2)."""
+    return open_executable("init", elf([ElfSegment(_ADDRESS, _CODE[MACHINE])]))

@@ -1,4 +1,4 @@
-"""Unix sockets: who is at the other end."""
+"""Unix sockets: the process at the other end."""
 
 from __future__ import annotations
 

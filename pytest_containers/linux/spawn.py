@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import gc
 import mmap
 import os
@@ -13,8 +12,10 @@ import struct
 from collections.abc import Sequence
 
 from pytest_containers.linux import stubs
+from pytest_containers.linux.duplicates import duplicate_above
 from pytest_containers.linux.numbers import NR
 from pytest_containers.linux.program import (
+    BLOCK_AT,
     HEADER_SIZE,
     NOT_RUN,
     RECEIVERS_AT,
@@ -49,7 +50,7 @@ _syscall.restype = ctypes.c_long
 Block = bytearray | mmap.mmap
 
 _abandoned: list[tuple[int, Block, Program]] = []
-"""Of children that nobody asks any more, but which may still be walking: the memory they walk."""
+"""The memory of abandoned children, which may still be walking it."""
 
 _stub: stubs.Entry | None = None
 _stub_memory: mmap.mmap | None = None
@@ -68,7 +69,7 @@ class Child:
         status_fd: Readable (end of file) once `outcome` will not block.
     """
 
-    __slots__ = ("_block", "_finished", "_program", "pid", "pidfd", "status_fd")
+    __slots__ = ("_block", "_block_at", "_finished", "_program", "pid", "pidfd", "status_fd")
 
     def __init__(
         self, pid: int, pidfd: int, status_fd: int, block: Block, program: Program
@@ -77,20 +78,30 @@ class Child:
         self.pidfd: int = pidfd
         self.status_fd: int = status_fd
         self._block = block
+        self._block_at = _address(block)
         self._program = program
         self._finished = False
 
-    def outcome(self) -> Failure | None:
-        """What became of the program: None if it got to its execve (or to an exit of its own).
+    def outcome(self, *, ended: bool = False) -> Failure | None:
+        """Return None if the program got to its execve (or to an exit of its own), else why not.
 
         Waits for that if `status_fd` is not readable yet. A child that the kernel kills within
         execve counts as one that got there; its exit status tells.
+
+        Args:
+            ended: The child has ended. Then there is nothing to wait for: others may have opened
+                the status descriptor of the second program (proc_pid_fd(5)) and keep it.
         """
         if not self._finished:
-            os.read(self.status_fd, 1)
+            # Of the second program, which others may control: one read never waits for them.
+            readable = not ended or _at_eof(self.status_fd)
+            report = os.read(self.status_fd, 1 << 16) if readable else b""
             self._finished = True
-        (at,) = _word.unpack_from(self._block, 0)
-        step = (at - _address(self._block) - HEADER_SIZE) // STEP_SIZE if at else 0
+            if report and not self._take_report(report):
+                return Failure(0, "the second program", 0)
+        (address,) = _word.unpack_from(self._block, 0)
+        offset = address - self._block_at - HEADER_SIZE
+        step = offset // STEP_SIZE if address else 0
         labels = self._program.labels
         if step == len(labels):  # off the end: the last step was one whose errors are ignored
             step -= 1
@@ -102,8 +113,13 @@ class Child:
             result = self.result(step)
         return Failure(step, labels[step], -(result or 0))
 
+    @property
+    def is_through(self) -> bool:
+        """True if `outcome` will not block."""
+        return self._finished or _at_eof(self.status_fd)
+
     def result(self, step: int) -> int | None:
-        """What step number `step` returned: a value, or a negative errno; None if not run."""
+        """The result of step number `step`: a value, or a negative errno; None if not run."""
         (result,) = _word.unpack_from(self._block, HEADER_SIZE + step * STEP_SIZE + RESULT_AT)
         return None if result == NOT_RUN else int(result)
 
@@ -128,12 +144,28 @@ class Child:
     def __del__(self) -> None:
         self.close()
 
+    def _take_report(self, block: bytes) -> bool:
+        """Look at the program that the first one has executed, which has failed.
+
+        Returns:
+            False for what is no such report.
+        """
+        successor = self._program.successor
+        if successor is None or len(block) != HEADER_SIZE + STEP_SIZE * (len(successor) + 1):
+            return False
+        (address,) = _word.unpack_from(block, 0)
+        step, rest = divmod(address - BLOCK_AT - HEADER_SIZE, STEP_SIZE)
+        if rest or not 0 <= step <= len(successor):
+            return False
+        self._program, self._block, self._block_at = successor, bytearray(block), BLOCK_AT
+        return True
+
     def _number(self, step: int) -> int:
         (number,) = _word.unpack_from(self._block, HEADER_SIZE + step * STEP_SIZE)
         return int(number)
 
     def _telling_attempt(self, last: int) -> int:
-        """Of a row of failed execve steps, the first that found a file; else the last."""
+        """The first of a row of failed execve steps that found a file; else the last."""
         first = last
         while first and self._number(first - 1) in _EXECS:
             first -= 1
@@ -188,9 +220,15 @@ def spawn(
     status_fds = _status_pipe()
     try:
         return _spawn(
-            program, entry, status_fds, flags, vfork=vfork, set_tid=set_tid,
-            cgroup_fd=cgroup_fd, exit_signal=exit_signal,
-        )  # fmt: skip
+            program,
+            entry,
+            status_fds,
+            flags,
+            vfork=vfork,
+            set_tid=set_tid,
+            cgroup_fd=cgroup_fd,
+            exit_signal=exit_signal,
+        )
     except BaseException:
         os.close(status_fds[0])
         raise
@@ -223,10 +261,23 @@ def _spawn(
     flags |= CLONE_VFORK if vfork else 0
     flags |= CLONE_INTO_CGROUP if cgroup_fd is not None else 0
     _header.pack_into(
-        block, _PIDFD_AT, -1, 0, -1,
-        flags, address + _PIDFD_AT, 0, 0, exit_signal, 0, 0, 0,
-        ctypes.addressof(tids_memory) if set_tid else 0, len(set_tid), cgroup_fd or 0,
-    )  # fmt: skip
+        block,
+        _PIDFD_AT,
+        -1,
+        0,
+        -1,
+        flags,
+        address + _PIDFD_AT,
+        0,
+        0,
+        exit_signal,
+        0,
+        0,
+        0,
+        ctypes.addressof(tids_memory) if set_tid else 0,
+        len(set_tid),
+        cgroup_fd or 0,
+    )
     # Blocked before anything is made: a handler that raises then finds all of it in the Child.
     _syscall(
         NR["rt_sigprocmask"], _SIG_SETMASK, address + _FULL_MASK_AT, address + _OLD_MASK_AT, 8, 0, 0
@@ -238,7 +289,7 @@ def _spawn(
 
 
 def stub_available() -> bool:
-    """Whether machine code can be run here: tried once, with a child that makes a few calls."""
+    """True if machine code can be run here: tried once, with a child that makes a few calls."""
     global _stub, _stub_memory, _stub_works
     if _stub_works is None:
         try:
@@ -279,7 +330,7 @@ def _status_pipe() -> tuple[int, int]:
         # Out of the way of the numbers that a program gives to the new process's descriptors.
         low_fd = write_fd
         try:
-            write_fd = fcntl.fcntl(low_fd, fcntl.F_DUPFD_CLOEXEC, _STATUS_FD_LEAST)
+            write_fd = duplicate_above(low_fd, _STATUS_FD_LEAST)
         except BaseException:
             os.close(status_fd)
             raise
@@ -318,24 +369,24 @@ def _run(block: Block) -> None:
 
 
 def _walk(block: Block) -> None:
-    """What the stubs do, to the letter."""
+    """The stubs' work in Python, step for step."""
     address = _address(block)
-    at = HEADER_SIZE
+    offset = HEADER_SIZE
     while True:
-        _word.pack_into(block, 0, address + at)
-        result = _syscall(*_words.unpack_from(block, at))
+        _word.pack_into(block, 0, address + offset)
+        result = _syscall(*_words.unpack_from(block, offset))
         if result == -1:
             result = -ctypes.get_errno()
-        _word.pack_into(block, at + RESULT_AT, result)
-        (receiver,) = _word.unpack_from(block, at + RECEIVERS_AT)
+        _word.pack_into(block, offset + RESULT_AT, result)
+        (receiver,) = _word.unpack_from(block, offset + RECEIVERS_AT)
         while receiver:
             (following,) = _word.unpack_from(block, receiver)
             _word.pack_into(block, receiver, result)
             receiver = following
-        at += STEP_SIZE
+        offset += STEP_SIZE
         if -4096 < result < 0:
             bit = -result if -result < 128 else 0
-            if not block[at - 16 + bit // 8] >> bit % 8 & 1:
+            if not block[offset - 16 + bit // 8] >> bit % 8 & 1:
                 return
 
 

@@ -116,7 +116,7 @@ CODE = {
 }
 
 WALK_AT = {"x86_64": 0x11, "aarch64": 0x14}
-"""Where ``walk`` begins, for tests where clone3 cannot be had."""
+"""The offset of ``walk``, for tests where clone3 is not available."""
 
 Entry = Callable[[int, int, int], int]
 

@@ -1,4 +1,4 @@
-"""The pytest plugin. pytest loads this package at every start, so it imports next to nothing."""
+"""The pytest plugin. pytest imports this package at every start, so it imports next to nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pytest_containers.plugin.hooks import (
     package_containers,
     pytest_addhooks,
     pytest_addoption,
+    pytest_collection_finish,
+    pytest_collectreport,
     pytest_configure,
     pytest_configure_node,
     pytest_exception_interact,
@@ -18,10 +20,12 @@ from pytest_containers.plugin.hooks import (
     pytest_runtest_makereport,
     pytest_runtest_protocol,
     pytest_runtest_setup,
+    pytest_runtest_teardown,
     pytest_sessionfinish,
     pytest_terminal_summary,
     pytest_testnodedown,
     pytest_unconfigure,
+    pytest_xdist_setupnodes,
     session_containers,
 )
 
@@ -42,8 +46,12 @@ __all__ = [
     "pytest_runtest_call",
     "pytest_runtest_protocol",
     "pytest_runtest_setup",
+    "pytest_runtest_teardown",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",
+    "pytest_xdist_setupnodes",
+    "pytest_collectreport",
+    "pytest_collection_finish",
     "session_containers",
 ]

@@ -1,4 +1,4 @@
-"""`container_fixture` and its kin: fixtures made from a description of a container."""
+"""Factories of fixtures: containers, images, builds and volumes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,30 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pytest
 
-from pytest_containers.errors import SpecError, hide_frames
-from pytest_containers.plugin.endpoints import Endpoint, endpoint, line_of
-from pytest_containers.plugin.hooks import manager_of
-from pytest_containers.plugin.manager import Containers
-from pytest_containers.plugin.marks import RECIPE
-from pytest_containers.plugin.provider import NO_ENDPOINT
-from pytest_containers.plugin.recipe import Recipe, folder_of_caller
-from pytest_containers.services.base import Isolation, Service
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.model.arguments import check
+from pytest_containers.model.engine import Image, Volume
+from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.spec import ContainerSpec, spec_of
+from pytest_containers.plugin.hooks import current_config, manager_of, session_services_of
+from pytest_containers.plugin.scopes import Containers
+from pytest_containers.services.base import BaseService, Isolation
+from pytest_containers.services.declaration import Declaration, declaration_of, declared_at
+from pytest_containers.services.endpoints import Endpoint, endpoint
+from pytest_containers.services.fixtures import constant_fixture, provide, service_fixture
+from pytest_containers.services.names import RECIPE
+from pytest_containers.services.recipe import Recipe, folder_of_caller
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Volume
-    from pytest_containers.images.image import Image
+    from pytest_containers.services.service import Service
 
 __tracebackhide__ = hide_frames
 
 Scope = Literal["function", "class", "module", "package", "session"]
 _Function = Callable[..., Any]
-_FIXTURES = {
-    "function": "containers",
-    "class": "class_containers",
-    "module": "module_containers",
-    "package": "package_containers",
-    "session": "session_containers",
-}
 
 __all__ = [
     "Containers", "Endpoint", "build_fixture", "container_fixture", "endpoint", "image_fixture",
-    "service_fixture", "volume_fixture",
+    "service_fixture", "session_service", "volume_fixture",
 ]  # fmt: skip
 
 
@@ -48,14 +43,28 @@ __all__ = [
 def container_fixture(image: _Function, /) -> Any: ...
 @overload
 def container_fixture(
-    image: None = None, /, *, scope: Scope | Callable[..., Scope] = ..., autouse: bool = ...,
-    name: str | None = ..., params: Any = ..., ids: Any = ...,
-) -> Callable[[_Function], Any]: ...  # fmt: skip
+    image: None = None,
+    /,
+    *,
+    scope: Scope | Callable[..., Scope] = ...,
+    autouse: bool = ...,
+    name: str | None = ...,
+    params: Any = ...,
+    ids: Any = ...,
+) -> Callable[[_Function], Any]: ...
 @overload
 def container_fixture(
-    image: Any, command: Any = None, /, *, scope: Scope | Callable[..., Scope] = ...,
-    autouse: bool = ..., name: str | None = ..., **options: Any,
-) -> Any: ...  # fmt: skip
+    image: Any,
+    command: Any = None,
+    /,
+    *,
+    scope: Scope | Callable[..., Scope] = ...,
+    autouse: bool = ...,
+    name: str | None = ...,
+    params: Any = ...,
+    ids: Any = ...,
+    **options: Any,
+) -> Any: ...
 
 
 def container_fixture(
@@ -75,154 +84,137 @@ def container_fixture(
     endpoint: Endpoint | None = None,
     **options: Any,
 ) -> Any:
-    """A fixture whose value is a running container of its own, ready to be used.
+    """Make a fixture whose value is a running container, ready for use.
 
-    Called with an image, it is the fixture::
+    Called with an image, it returns the fixture::
 
         redis = container_fixture("redis:7", ports=[6379])
 
-    As a decorator, it makes the function's result a container. The function's arguments are
-    fixtures, and it returns (or yields, for something to do afterwards) a `ContainerSpec` or a
-    service::
+    As a decorator, it starts the container that the function describes. The function requests
+    other fixtures as its arguments, and returns a `ContainerSpec` or a service (or yields one,
+    with code for the teardown after the yield)::
 
         @container_fixture(scope="module")
         def api(postgres):
             return ContainerSpec("host:", ["api", postgres.ip], ports=[8000])
 
-    The container's name, by which others of the test find it, is the fixture's.
+    The function is a plain one, since it only describes the container; an ``async def`` is an
+    error. The fixture works in asynchronous tests, and asynchronous fixtures can request it. The
+    host name of the container is the name of the fixture.
 
     Args:
         image: A reference, an image, a `ContainerSpec`, or the decorated function.
-        command: Replaces the image's command.
-        scope, autouse, name, params, ids: As `pytest.fixture`.
-        seed: What brings it into the state that tests want, done once and kept: a callable that
-            gets the ready container, a script, a directory of scripts, or several of these.
-        inputs: A file, directory or glob that the seed depends on beside what it is seen to use,
-            or several.
-        seed_timeout_s: How long a seed may take; None is 600.
-        isolation: ``"server"``: a container for each test (of the scope); ``"none"``: one for all
-            tests, in all workers.
-        endpoint: A fixed address that leads to it (see `endpoint`).
+        command: Replaces the command of the image.
+        params: As for `pytest.fixture`. Without a function, they are images to use instead of
+            `image`, or dictionaries of fields of `ContainerSpec`.
+        scope, autouse, name, ids: As for `pytest.fixture`.
+        seed: The initial data, made once and then stored: a callable that gets the ready
+            container, a script, a directory of scripts, or a list of these.
+        inputs: Files, directories or globs that the seed depends on, besides those that it is
+            seen to use.
+        seed_timeout_s: The time limit of a seed; None is 600.
+        isolation: ``"server"`` starts a container for each test (or scope); ``"none"`` shares one
+            between all tests, in all workers.
+        endpoint: A fixed address that forwards to the container (see `endpoint`).
         **options: Fields of `ContainerSpec`.
     """
-    how = {"scope": scope, "autouse": autouse, "name": name, "params": params, "ids": ids}
+    fixture_options = {
+        "scope": scope,
+        "autouse": autouse,
+        "name": name,
+        "params": params,
+        "ids": ids,
+    }
     fields = {
-        "seed": seed, "inputs": inputs, "seed_timeout_s": seed_timeout_s, "isolation": isolation,
-        "endpoint": endpoint, "folder": folder_of_caller(2),
-    }  # fmt: skip
+        "seed": seed,
+        "inputs": inputs,
+        "seed_timeout_s": seed_timeout_s,
+        "isolation": isolation,
+        "endpoint": endpoint,
+        "folder": folder_of_caller(2),
+    }
     if inspect.isfunction(image):
-        return _from_function(image, how, fields)
+        return _from_function(image, fixture_options, fields)
     if image is None:
         if options or command is not None:
             raise SpecError(
                 "container_fixture(): options without an image; name one, or return a "
                 "ContainerSpec from the decorated function"
             )
-        return functools.partial(_from_function, how=how, fields=fields)
-    from pytest_containers.engines.native.engine import spec_of
-
+        return functools.partial(_from_function, fixture_options=fixture_options, fields=fields)
     spec = spec_of(image, command, options)
-    what = image if isinstance(image, str) else spec.image
-    return _constant(Recipe(spec, constant=True, **fields), how, f"A container of {what}")
+    description = image if isinstance(image, str) else spec.image
+    remake = functools.partial(_changed, spec)
+    return constant_fixture(
+        Recipe(spec, constant=True, remake=remake, **fields),
+        fixture_options,
+        f"A container of {description}",
+        declaration_of(sys._getframe(1)),
+    )
 
 
-def service_fixture(
-    service: Service,
-    *,
-    seed: Any = None,
-    inputs: Any = (),
-    seed_timeout_s: float | None = None,
-    isolation: Isolation = "server",
-    endpoint: Any = None,
-    depth: int = 2,
-    **how: Any,
+def _changed(spec: ContainerSpec, **changes: Any) -> ContainerSpec:
+    return spec_of(spec, None, changes)
+
+
+def _from_function(
+    function: _Function, fixture_options: dict[str, Any], fields: dict[str, Any]
 ) -> Any:
-    """A fixture whose value is a service; see `Service.fixture`.
-
-    Args:
-        depth: How many frames up the file is that relative paths are relative to.
-    """
-    fixed = endpoint
-    if isolation == "database" and endpoint is not None:
-        raise SpecError(NO_ENDPOINT)
-    if endpoint is not None and not isinstance(endpoint, Endpoint):
-        variables = {endpoint: "{url}"} if isinstance(endpoint, str) else endpoint
-        if not isinstance(variables, dict):
-            raise SpecError(
-                f"endpoint={endpoint!r} is not usable; it must be the name of a variable, a "
-                "dictionary of variables, or an endpoint()"
-            )
-        where, assigned = line_of(sys._getframe(depth - 1))
-        name = how.get("name") or assigned or type(service).__name__.lower()
-        fixed = Endpoint(name, service.number, where)
-        fixed.export(variables, url=service.url_at(fixed.host, fixed.port))
-    recipe = Recipe(
-        service, seed, inputs, seed_timeout_s, isolation, fixed, folder_of_caller(depth),
-        constant=True,
-    )  # fmt: skip
-    return _constant(recipe, how, f"{type(service).__name__}, a service")
-
-
-def _constant(recipe: Recipe, how: dict[str, Any], title: str) -> Any:
-    """The fixture for what is the same for every test."""
-
-    def fixture(request: pytest.FixtureRequest) -> Iterator[Any]:
-        with ExitStack() as stack:
-            yield _provide(request, recipe, stack)
-
-    fixture.__doc__ = f"{title}, for each {how.get('scope', 'function')}."
-    setattr(fixture, RECIPE, recipe)
-    return pytest.fixture(**how)(fixture)
-
-
-def _from_function(function: _Function, how: dict[str, Any], fields: dict[str, Any]) -> Any:
-    """The fixture for a function that returns or yields a spec or a service."""
+    """Make the fixture of a function that returns or yields a spec or a service."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise _asynchronous(function)
     signature = inspect.signature(function)
     passes_request = "request" in signature.parameters
 
-    def fixture(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def produce(*args: Any, **kwargs: Any) -> Iterator[Any]:
         request = kwargs["request"] if passes_request else kwargs.pop("request")
-        made = function(*args, **kwargs)
-        generator = made if inspect.isgenerator(made) else None
-        what = _checked(next(generator) if generator is not None else made, function)
+        result = function(*args, **kwargs)
+        generator = result if inspect.isgenerator(result) else None
+        description = _checked(next(generator) if generator is not None else result, function)
         try:
             with ExitStack() as stack:
-                yield _provide(request, Recipe(what, **fields), stack)
+                yield provide(request, Recipe(description, **fields), stack)
         finally:
             if generator is not None:
                 _finish(generator, function)
 
-    fixture.__name__ = fixture.__qualname__ = function.__name__
-    fixture.__module__ = function.__module__
-    fixture.__doc__ = function.__doc__ or f"A container, for each {how['scope']}."
+    code = function.__code__
+    place = Declaration(code.co_filename, code.co_firstlineno, function.__module__)
+    fixture = declared_at(place, produce, function.__name__)
+    fixture.__doc__ = function.__doc__ or f"A container, for each {fixture_options['scope']}."
     setattr(fixture, RECIPE, True)
     parameters = list(signature.parameters.values())
     if not passes_request:
         request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY)
         parameters.append(request)
-    fixture.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what pytest reads
-    return pytest.fixture(**how)(fixture)
+    fixture.__signature__ = inspect.Signature(parameters)  # what pytest reads
+    return pytest.fixture(**fixture_options)(fixture)
 
 
-def _checked(what: Any, function: _Function) -> ContainerSpec | Service:
-    if not isinstance(what, ContainerSpec | Service):
+def _asynchronous(function: _Function) -> SpecError:
+    name = function.__name__
+    return SpecError(
+        f"container fixture {name!r} is an async def, but it only describes a container and runs "
+        "before that starts; make it a plain def, and await in an asynchronous fixture that "
+        f"requests {name!r}"
+    )
+
+
+def _checked(description: Any, function: _Function) -> ContainerSpec | BaseService:
+    if inspect.iscoroutine(description):
+        description.close()  # avoids the warning that it was never awaited
+        raise _asynchronous(function)
+    if not isinstance(description, ContainerSpec | BaseService):
         raise SpecError(
             f"container fixture {function.__name__!r} must return a ContainerSpec or a service; "
-            f"it returned {what!r}"
+            f"it returned {description!r}"
         )
-    return what
+    return description
 
 
 def _finish(generator: Any, function: _Function) -> None:
     for _ in generator:
-        raise SpecError(f"container fixture {function.__name__!r} must yield once; it goes on")
-
-
-def _provide(request: pytest.FixtureRequest, recipe: Recipe, stack: ExitStack) -> Any:
-    manager = manager_of(request.config)
-    manager.engine.start()  # gets ready while other fixtures do
-    containers: Containers = request.getfixturevalue(_FIXTURES[request.scope])
-    return manager.provider.provide(recipe, request, containers, stack)
+        raise SpecError(f"container fixture {function.__name__!r} must yield only once")
 
 
 def image_fixture(
@@ -233,7 +225,7 @@ def image_fixture(
     scope: Scope | Callable[..., Scope] = "session",
     name: str | None = None,
 ) -> Any:
-    """A fixture whose value is an image, fetched once and ready to be started from::
+    """Make a fixture whose value is an image, fetched once::
 
         app_image = image_fixture("registry.example/app:1")
 
@@ -244,16 +236,18 @@ def image_fixture(
     ``--containers-image app_image=other:2`` replaces it.
 
     Args:
-        reference: As everywhere: a name of a registry or of the store, ``oci:PATH`` …
-        pull: When its registry is asked; None is the setting.
-        scope, name: As `pytest.fixture`.
+        reference: A name in the store or of a registry, ``oci:PATH`` …
+        pull: When to ask the registry; None is the setting.
+        scope, name: As for `pytest.fixture`.
     """
+    check("image_fixture()", reference=reference)
 
-    def fixture(request: pytest.FixtureRequest) -> Image:
+    def produce(request: pytest.FixtureRequest) -> Iterator[Image]:
         manager = manager_of(request.config)
-        wanted = manager.settings.image_for(request.fixturename or "") or reference
-        return manager.image(wanted, pull)
+        override = manager.settings.image_for(request.fixturename or "") or reference
+        yield manager.image(override, pull)
 
+    fixture = declared_at(declaration_of(sys._getframe(1)), produce, name)
     fixture.__doc__ = f"The image {reference}."
     return pytest.fixture(scope=scope, name=name)(fixture)
 
@@ -268,7 +262,7 @@ def build_fixture(
     name: str | None = None,
     **options: Any,
 ) -> Any:
-    """A fixture whose value is an image, built from a Dockerfile; what was built is reused::
+    """Make a fixture whose value is an image, built from a Dockerfile with cached steps::
 
         api_image = build_fixture("./api", target="prod", args={"REV": "1"})
 
@@ -279,24 +273,93 @@ def build_fixture(
     ``--containers-image api_image=other:2`` replaces it.
 
     Args:
-        context: The directory whose files may be copied, relative to the file of the fixture.
-        dockerfile: Relative to `context`; None is its ``Dockerfile``.
-        tags: Names that it gets in the store.
-        scope, name: As `pytest.fixture`.
-        **options: Fields of `build.options.BuildOptions`: ``target``, ``args``, ``labels``,
+        context: The build context, a directory relative to the file of the fixture.
+        dockerfile: The path of the Dockerfile relative to `context`; None is ``Dockerfile``.
+        tags: Names of the image in the store.
+        scope, name: As for `pytest.fixture`.
+        **options: Fields of `BuildOptions`: ``target``, ``args``, ``labels``,
             ``secrets``, ``ssh``, ``network``, ``no_cache``, ``pull``.
     """
+    check("build_fixture()", context=context, dockerfile=dockerfile, tags=tags)
     folder = folder_of_caller(2)
 
-    def fixture(request: pytest.FixtureRequest) -> Image:
+    def produce(request: pytest.FixtureRequest) -> Iterator[Image]:
         manager = manager_of(request.config)
-        wanted = manager.settings.image_for(request.fixturename or "")
-        if wanted:
-            return manager.image(wanted, None)
-        return manager.build(folder / context, dockerfile, tags, options)
+        override = manager.settings.image_for(request.fixturename or "")
+        if override:
+            yield manager.image(override, None)
+        else:
+            yield manager.build(folder / context, dockerfile, tags, options)
 
+    fixture = declared_at(declaration_of(sys._getframe(1)), produce, name)
     fixture.__doc__ = f"The image of {os.fspath(context)}, built."
     return pytest.fixture(scope=scope, name=name)(fixture)
+
+
+def session_service(
+    kind: str | type[Service],
+    /,
+    *,
+    name: str | None = None,
+    seed: Any = None,
+    inputs: Any = (),
+    seed_timeout_s: float | None = None,
+    isolation: Isolation = "none",
+    endpoint: Any = None,
+    scope: Scope | None = None,
+    per_worker: bool = False,
+    **options: Any,
+) -> Any:
+    """Start a service at once, for code that looks for it before any fixture runs.
+
+    Call it at the top of a `conftest.py` in the root directory, before the import of the code
+    under test; or set ``containers_services`` in the ini file::
+
+        db = session_service("postgres", image="host:", endpoint="DATABASE_URL")
+
+    The server runs until the end of the test run. All workers of xdist and the controller share
+    it. Nothing is started where no test will run (``--collect-only``, ``--fixtures`` …). Tests
+    have a fixture of its name.
+
+    Args:
+        kind: A class of `services`, or its name.
+        name: The name of the fixture and of the host for other containers; None is the variable
+            that the result is assigned to, else the name of the class.
+        seed, inputs, seed_timeout_s: As in `Service.fixture`.
+        isolation: What a test gets that requests the fixture: ``"none"`` is this server,
+            ``"database"`` a database of its own on this server, ``"server"`` a server of its own,
+            to which the endpoint leads while the test runs.
+        endpoint: A variable to set to the URL, a dictionary of variables, a port of the host such
+            as ``5672`` for code that has it built in, or a list of these.
+        scope: The scope of the fixture; None is ``"session"``, and ``"function"`` with another
+            isolation than ``"none"``.
+        per_worker: True starts a server for each worker of xdist, and one for the controller.
+        **options: The options of the service.
+
+    Returns:
+        The running service, with `url` and all other methods.
+
+    Raises:
+        SpecError: No test run is importing this file, or an option is wrong.
+        ContainersError: The server does not start; pytest ends with this message.
+    """
+    config = current_config()
+    if config is None:
+        raise SpecError(
+            "session_service(): no test run is importing this file; call it in a conftest.py, and "
+            "without -p no:containers"
+        )
+    place = declaration_of(sys._getframe(1))
+    kind_name = kind if isinstance(kind, str) else kind.__name__.lower()
+    return session_services_of(config).start(
+        kind,
+        (name or place.assigned or kind_name, place),
+        folder_of_caller(2),
+        {
+            **options, "seed": seed, "inputs": inputs, "seed_timeout_s": seed_timeout_s,
+            "isolation": isolation, "endpoint": endpoint, "scope": scope, "per_worker": per_worker,
+        },
+    )  # fmt: skip
 
 
 def volume_fixture(
@@ -305,18 +368,20 @@ def volume_fixture(
     size_bytes: int | None = None,
     name: str | None = None,
 ) -> Any:
-    """A fixture whose value is an empty volume, to mount with `VolumeMount`.
+    """Make a fixture whose value is an empty volume, to mount with `VolumeMount`.
 
     Args:
-        scope: As long as this lives what containers leave in it.
-        size_bytes: Its limit; None is half the machine's memory.
-        name: As `pytest.fixture`.
+        scope: The lifetime of the volume and its files.
+        size_bytes: The size limit; None is half of the memory.
+        name: As for `pytest.fixture`.
     """
+    check("volume_fixture()", size_bytes=size_bytes)
 
-    def fixture(request: pytest.FixtureRequest) -> Iterator[Volume]:
+    def produce(request: pytest.FixtureRequest) -> Iterator[Volume]:
         volume = manager_of(request.config).engine.create_volume(size_bytes)
         yield volume
         volume.remove()
 
+    fixture = declared_at(declaration_of(sys._getframe(1)), produce, name)
     fixture.__doc__ = f"An empty volume, for each {scope}."
     return pytest.fixture(scope=scope, name=name)(fixture)

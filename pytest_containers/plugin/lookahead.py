@@ -1,35 +1,38 @@
-"""Containers of the next test, started while this one runs.
+"""Early starts: the containers of the next test start while the current test runs.
 
-Only what cannot be told from a start at its time is started early (`Recipe.may_be_ahead`), and
-only requests are sent: nobody waits for an answer before the test that needs it, and no thread is
-left behind in the test process, which may fork.
+Only containers whose early start is indistinguishable from a normal start are started early
+(`Recipe.may_be_ahead`). The look-ahead sends requests and does not wait for replies; it leaves no
+thread in the test process, which may fork.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_containers import settings
-from pytest_containers.errors import ContainersError, hide_frames
-from pytest_containers.plugin.marks import RECIPE, marks_of
+from pytest_containers.model import settings
+from pytest_containers.model.engine import Container, Network
+from pytest_containers.model.errors import ContainersError, hide_frames
+from pytest_containers.model.reports import Warmup
+from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.plugin.marks import marks_of
+from pytest_containers.plugin.workspace import LiveScope, Workspace
+from pytest_containers.services.names import RECIPE
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container, Network
-    from pytest_containers.plugin.manager import Containers, Manager
-    from pytest_containers.plugin.recipe import Recipe
-    from pytest_containers.spec import ContainerSpec
+    from pytest_containers.plugin.provider import Provider
+    from pytest_containers.services.recipe import Recipe
 
 __tracebackhide__ = hide_frames
 
-_ROOM_BYTES = 1 << 30
-_ROOM_PART = 10
-_LOOK_AGAIN_S = 0.5
+_FREE_BYTES = 1 << 30
+_FREE_PART = 10
+_CHECK_AGAIN_S = 0.5
 
 Key = tuple[Any, ...]
 
@@ -42,20 +45,21 @@ class _Prepared:
 
 
 class Lookahead:
-    """What was started for the next test of this process."""
+    """The containers and the network that were made early for the next test."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+    def __init__(self, workspace: Workspace, provider: Callable[[], Provider]) -> None:
+        self._workspace = workspace
+        self._provider = provider
         self._prepared: dict[Key, _Prepared] = {}
         self._network: Network | None = None
         self._parents: list[str] = []
-        self._limit = self._limit_of(manager.settings.get(settings.LOOKAHEAD))
-        self._room: tuple[float, bool] = (-1.0, True)
+        self._limit = self._limit_of(workspace.settings.get(settings.LOOKAHEAD))
+        self._memory_check: tuple[float, bool] = (-1.0, True)
 
-    def _limit_of(self, wanted: str) -> int:
-        if wanted.isdecimal():
-            return int(wanted)
-        if wanted == "off":
+    def _limit_of(self, option: str) -> int:
+        if option.isdecimal():
+            return int(option)
+        if option == "off":
             return 0
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         return max(1, len(os.sched_getaffinity(0)) // workers)
@@ -63,7 +67,7 @@ class Lookahead:
     # --------------------------------------------------------------- ahead
 
     def prepare(self, item: pytest.Item | None) -> None:
-        """Throw away what was not used, and start what `item` will ask for."""
+        """Remove unused containers, and start those that the test `item` will request."""
         self.discard()
         if item is None or not self._limit or item.get_closest_marker("skip") is not None:
             return
@@ -78,66 +82,72 @@ class Lookahead:
             before = True
 
     def _try(self, recipe: Recipe, name: str, item: pytest.Item, before: bool) -> None:
-        manager = self._manager
+        workspace = self._workspace
         try:
             marks = marks_of(item, name)
-            wanted = manager.provider.wanted(recipe, name, marks, build=False)
-            # A hook that may change the spec is not called twice: it may count, or tell somebody.
-            if wanted is None or manager.has_spec_hooks or not self._has_room():
+            resolved = self._provider().resolve(recipe, name, marks, build=False)
+            # A hook that may change the spec must be called only once for each container.
+            if resolved is None or workspace.has_spec_hooks or not self._has_memory():
                 return
-            if not recipe.may_be_ahead(wanted.spec, before):
+            if not recipe.may_be_ahead(resolved.spec, before):
                 return
-            spec = manager.adjusted(name, wanted.spec)
+            spec = workspace.adjusted(name, resolved.spec)
             key = (id(recipe), name, tuple(id(value) for value, _ in marks))
             try:
                 network = self._take_network() if spec.network else None
-                service = recipe.service
-                poke = None if service is None else service.first_word()
-                container = manager.engine.begin(spec, name=name, network=network, poke=poke)
+                warmup = self._warmup_of(recipe)
+                container = workspace.engine.launch(spec, name=name, network=network, warmup=warmup)
                 self._prepared[key] = _Prepared(spec, container)
             except (ContainersError, OSError) as error:
                 self._prepared[key] = _Prepared(spec, None, error)
         except (ContainersError, OSError, pytest.UsageError):
-            return  # the test that needs it will meet it
+            return  # the test that needs the container will raise the error
+
+    def _warmup_of(self, recipe: Recipe) -> Warmup | None:
+        """Return the request that warms a service up; None where the engine cannot send one."""
+        service = recipe.service
+        if service is None or "warmup" not in self._workspace.engine.capabilities:
+            return None
+        return service.warmup()
 
     def _take_network(self) -> Network:
         if self._network is None:
-            parents = self._manager.wider_networks("function")
-            self._network = self._manager.engine.create_network(parents)
-            self._parents = [one.id for one in parents]
+            parents = self._workspace.wider_networks("function")
+            self._network = self._workspace.engine.create_network(parents)
+            self._parents = [network.id for network in parents]
         return self._network
 
-    def _has_room(self) -> bool:
-        """Whether memory is left for what nobody has asked for yet."""
+    def _has_memory(self) -> bool:
+        """Return True if enough memory is free for early starts."""
         now = time.monotonic()
-        if now - self._room[0] > _LOOK_AGAIN_S:
-            self._room = (now, _memory_is_free())
-        return self._room[1]
+        if now - self._memory_check[0] > _CHECK_AGAIN_S:
+            self._memory_check = (now, _memory_is_free())
+        return self._memory_check[1]
 
-    # ---------------------------------------------------------------- in time
+    # ------------------------------------------------------------- when needed
 
-    def network_for(self, containers: Containers) -> Network | None:
-        """The network that was made for a test, if it still fits; it is the caller's then."""
+    def network_for(self, containers: LiveScope) -> Network | None:
+        """Hand over the network that was made early, if its parents are still the same."""
         if self._network is None or containers.scope != "function":
             return None
         network, self._network = self._network, None
-        if [one.id for one in self._manager.wider_networks("function")] != self._parents:
+        if [network.id for network in self._workspace.wider_networks("function")] != self._parents:
             network.remove(wait=False)
             self._drop_containers()
             return None
         return network
 
-    def take(self, key: Key, spec: ContainerSpec, containers: Containers) -> Container | None:
-        """The container that was started for this, if it is the same; started for sure.
+    def take(self, key: Key, spec: ContainerSpec, containers: LiveScope) -> Container | None:
+        """Hand over the container that was started early for a key, if its spec is the same.
 
         Raises:
-            ContainersError: What happened to it.
+            ContainersError: The start has failed.
         """
         if containers.scope != "function" or key not in self._prepared:
             return None
         network = containers.network if spec.network else None
         prepared = self._prepared.pop(key, None)
-        if prepared is None:  # it went with a network that did not fit
+        if prepared is None:  # it was removed with its network
             return None
         if prepared.failure is not None:
             raise prepared.failure
@@ -150,7 +160,7 @@ class Lookahead:
         return container
 
     def discard(self) -> None:
-        """Throw away what is left."""
+        """Remove the containers and the network that no test has taken."""
         self._drop_containers()
         if self._network is not None:
             self._network.remove(wait=False)
@@ -158,13 +168,13 @@ class Lookahead:
 
     def _drop_containers(self) -> None:
         prepared, self._prepared = self._prepared, {}
-        for one in prepared.values():
-            if one.container is not None:
-                one.container.remove(wait=False)
+        for start in prepared.values():
+            if start.container is not None:
+                start.container.remove(wait=False)
 
 
 def _recipes(item: pytest.Item) -> Iterator[tuple[str, Recipe | None, str]]:
-    """Fixtures of a test that start containers, in order: name, recipe if constant, scope."""
+    """Iterate over the container fixtures of a test: name, recipe if constant, scope."""
     info = getattr(item, "_fixtureinfo", None)
     if info is None:
         return
@@ -173,18 +183,27 @@ def _recipes(item: pytest.Item) -> Iterator[tuple[str, Recipe | None, str]]:
         if definitions:
             recipe = getattr(definitions[-1].func, RECIPE, None)
             if recipe is not None:
-                yield name, recipe if recipe is not True else None, definitions[-1].scope
+                yield name, _chosen(recipe, item, name), definitions[-1].scope
+
+
+def _chosen(recipe: Any, item: pytest.Item, name: str) -> Recipe | None:
+    """Return the recipe for the parameter of a test; None if it is not the same for every test."""
+    if recipe is True:
+        return None
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    chosen: Recipe = recipe.variant(parameters[name]) if name in parameters else recipe
+    return chosen
 
 
 def _memory_is_free() -> bool:
     with open("/proc/meminfo") as file:
         facts = dict(line.split(":", 1) for line in file)
     free, total = (int(facts[name].split()[0]) << 10 for name in ("MemAvailable", "MemTotal"))
-    return free > min(_ROOM_BYTES, total // _ROOM_PART) and _group_is_free()
+    return free > min(_FREE_BYTES, total // _FREE_PART) and _cgroup_has_memory()
 
 
-def _group_is_free() -> bool:
-    """The same of the control group that the machine shows us, as in most CI."""
+def _cgroup_has_memory() -> bool:
+    """Return True if the cgroup of a CI job has enough free memory, or no limit."""
     try:
         with open("/sys/fs/cgroup/memory.max") as file:
             limit = file.read().strip()
@@ -193,5 +212,5 @@ def _group_is_free() -> bool:
         with open("/sys/fs/cgroup/memory.current") as file:
             used = int(file.read())
     except OSError:
-        return True  # none, or of version 1, whose root has no limit
-    return used < int(limit) - min(_ROOM_BYTES, int(limit) // _ROOM_PART)
+        return True  # no cgroup of version 2
+    return used < int(limit) - min(_FREE_BYTES, int(limit) // _FREE_PART)

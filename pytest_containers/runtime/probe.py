@@ -1,293 +1,240 @@
 """What this machine can do, tried out; and what a refusal means.
 
-`capabilities` is for people (``pytest-containers doctor``) and for tests that skip; a run itself
-tries what it needs and, when it is refused, lets `explain` say why.
+`machine_features` serves ``pytest-containers doctor``. A run tries what it needs by itself; when it
+is refused, `explain` says why.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
 
-from pytest_containers.linux import mount, process
+from pytest_containers.linux import seccomp
+from pytest_containers.linux.filesystems import can_have_upper
 from pytest_containers.linux.numbers import MACHINE, SUPPORTED
-from pytest_containers.runtime.launcher import identity
+from pytest_containers.model.errors import ContainersError
+from pytest_containers.model.machine import MachineFeature
+from pytest_containers.runtime import identity, newuidmap, refusals
+from pytest_containers.runtime.network.outside import way_out
+from pytest_containers.runtime.run import start_run
+from pytest_containers.runtime.wire.operations.run import RunFacts
 
-LEAST_KERNEL = (5, 12)
-_APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-_DEBIAN = "/proc/sys/kernel/unprivileged_userns_clone"
-_MAX = "/proc/sys/user/max_user_namespaces"
-_IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
+_STEPS = (
+    ("user namespaces", "make the run's namespaces", "may be made"),
+    ("container ids", refusals.IDS, "may be mapped"),
+    ("mounts", "mount the run's own file systems", "permitted"),
+)
+"""Steps of a run's start, as `refused` names them."""
 
 
-class Capability(NamedTuple):
-    """Something that a machine may or may not offer.
+def machine_features(home: str) -> list[MachineFeature]:
+    """Return everything as a run finds it: one is started for that and leaves nothing behind.
 
-    Attributes:
-        detail: What was found.
-        fallback: What happens without it.
-        fix: How to get it: a sentence.
-        commands: The same as commands for root.
+    Args:
+        home: The image store. Nothing is written to it.
     """
-
-    name: str
-    present: bool
-    required: bool
-    detail: str
-    fallback: str = ""
-    fix: str = ""
-    commands: tuple[str, ...] = ()
-
-
-def capabilities() -> list[Capability]:
-    """Everything, tried in children that leave nothing behind."""
-    found = [_platform(), _kernel()]
-    if not all(one.present for one in found):
-        return found
-    found += [_namespaces(), _mounts()]
-    if all(one.present for one in found):
-        found += [_ids(), _tmpfs_xattrs(), _host_link(), _stub()]
-    return found
+    machine = [_platform(), _kernel()]
+    if not all(feature.present for feature in machine):
+        return machine
+    facts = _start_run(home)
+    if isinstance(facts, ContainersError):
+        return [*machine, *_steps(facts)]
+    extras = [
+        _ids(facts),
+        _own_proc(facts),
+        _memory_scratch(facts, home),
+        _host_link(facts),
+        _way_out(),
+        _stub(facts),
+        _filters(),
+        _confinement(),
+    ]
+    return [*machine, *_steps(None), *extras]
 
 
-def _platform() -> Capability:
+def _platform() -> MachineFeature:
     linux = sys.platform == "linux"
     present = linux and MACHINE in SUPPORTED
     detail = f"{sys.platform} on {MACHINE}"
     fix = f"use Linux on {' or '.join(SUPPORTED)}"
-    return Capability("platform", present, True, detail, fix=fix)
+    return MachineFeature("platform", present, True, detail, fix=fix)
 
 
-def kernel_version() -> tuple[int, int]:
-    """Major and minor number of the running kernel."""
-    major, minor, *_ = os.uname().release.split(".")
-    return int(major), int("".join(letter for letter in minor if letter.isdecimal()) or 0)
-
-
-def _kernel() -> Capability:
-    version = kernel_version()
-    least = ".".join(map(str, LEAST_KERNEL))
-    return Capability(
-        "kernel", version >= LEAST_KERNEL, True, f"Linux {os.uname().release}",
+def _kernel() -> MachineFeature:
+    version = refusals.kernel_version()
+    least = ".".join(map(str, refusals.LEAST_KERNEL))
+    return MachineFeature(
+        "kernel",
+        version >= refusals.LEAST_KERNEL,
+        True,
+        f"Linux {os.uname().release}",
         fix=f"use Linux {least} or newer",
-    )  # fmt: skip
-
-
-def _namespaces() -> Capability:
-    error = _try(lambda: None)
-    detail = "may be made" if error is None else explain("make user namespaces", *error)
-    return Capability("user namespaces", error is None, True, detail, commands=_userns_commands())
-
-
-def _mounts() -> Capability:
-    error = _try(_mount_all)
-    detail = "permitted" if error is None else explain("mount in a user namespace", *error)
-    return Capability("mounts", error is None, True, detail, commands=_userns_commands())
-
-
-def _mount_all() -> None:
-    for kind in ("proc", "sysfs", "tmpfs"):
-        os.close(mount.new_mount(kind))
-
-
-def _userns_commands() -> tuple[str, ...]:
-    found = []
-    if _read(_APPARMOR) == "1":
-        found.append("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
-    if _read(_DEBIAN) == "0":
-        found.append("sysctl -w kernel.unprivileged_userns_clone=1")
-    if _read(_MAX) == "0":
-        found.append("sysctl -w user.max_user_namespaces=28633")
-    return tuple(found)
-
-
-def _ids() -> Capability:
-    chosen = identity.choose()
-    name = _user()
-    commands: list[str] = []
-    if chosen.mode == "single":
-        if identity.find("newuidmap") is None:
-            commands.append("apt-get install -y uidmap")
-        if identity.subordinate("/etc/subuid", os.geteuid()) is None:
-            start = _free_range()
-            commands.append(f"usermod --add-subuids {start} --add-subgids {start} {name}")
-    detail = {
-        "root": "container users are high ids of the host",
-        "range": "container root is you; other users are your subordinate ids",
-        "single": chosen.reason,
-    }[chosen.mode]
-    return Capability(
-        "user ids", chosen.mode != "single", False, detail,
-        fallback="containers have one user, root; programs that need another cannot run",
-        fix="give this account subordinate ids", commands=tuple(commands),
-    )  # fmt: skip
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
-
-
-def _free_range() -> str:
-    """Subordinate ids that nobody has: after the last that are given."""
-    end = identity.FIXED_START
-    for path in ("/etc/subuid", "/etc/subgid"):
-        for line in (_read(path) or "").splitlines():
-            fields = line.split(":")
-            if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
-                end = max(end, int(fields[1]) + int(fields[2]))
-    return f"{end}-{end + identity.RANGE_SIZE - 1}"
-
-
-def _tmpfs_xattrs() -> Capability:
-    error = _try(_set_xattr)
-    return Capability(
-        "memory scratch", error is None, False,
-        "tmpfs has user xattrs" if error is None else "tmpfs has no user xattrs",
-        fallback="writable layers are on disk", fix="use Linux 6.6 or newer",
-    )  # fmt: skip
-
-
-def _set_xattr() -> None:
-    # The mount's own descriptor is a path, which takes no xattrs.
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount.new_mount("tmpfs"))
-    os.setxattr(fd, "user.pytest_containers", b"1")
-
-
-def _host_link() -> Capability:
-    present = identity.choose().mode == "root"
-    return Capability(
-        "direct addresses", present, False,
-        "tests reach containers by their addresses" if present else "needs root",
-        fallback="ports are forwarded from 127.0.0.1",
-    )  # fmt: skip
-
-
-def _stub() -> Capability:
-    from pytest_containers.linux.spawn import stub_available
-
-    present = stub_available()
-    return Capability(
-        "machine code", present, False, "works" if present else "is not permitted",
-        fallback="starts are made by forks of Python, about 4 ms slower",
-    )  # fmt: skip
-
-
-def _try(work: Callable[[], None]) -> tuple[int, str] | None:
-    """Run `work` in a child with namespaces of its own; None, or errno and what was refused."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    go, ready = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        code, what = 0, ""
-        try:
-            os.close(ready)
-            flags = process.CLONE_NEWUSER | process.CLONE_NEWNS | process.CLONE_NEWNET
-            process.unshare(flags | process.CLONE_NEWPID | process.CLONE_NEWIPC)
-            os.write(writer, b"u")
-            os.read(go, 1)
-            inner = os.fork()  # a new pid namespace is that of children
-            if inner == 0:
-                code, what = _errors_of(work)
-                os.write(writer, f"{code}\0{what}".encode())
-                os._exit(0)
-            os.waitpid(inner, 0)
-        except OSError as error:
-            os.write(writer, f"u{error.errno}\0unshare".encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.close(go)
-    try:
-        said = os.read(reader, 1)
-        if said == b"u":
-            _map_root(pid)
-        os.close(ready)
-        with open(reader, "rb") as file:
-            said = file.read()
-    finally:
-        os.waitpid(pid, 0)
-    number, _, refused = said.lstrip(b"u").partition(b"\0")
-    return None if int(number or 0) == 0 else (int(number), refused.decode())
-
-
-def _errors_of(work: Callable[[], None]) -> tuple[int, str]:
-    try:
-        work()
-    except OSError as error:
-        return error.errno or errno.EIO, str(error.filename or "")
-    return 0, ""
-
-
-def _map_root(pid: int) -> None:
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"0 {os.geteuid()} 1\n"),
-        ("gid_map", f"0 {os.getegid()} 1\n"),
-    ):
-        try:
-            with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-                file.write(text)
-        except OSError:
-            continue  # the child has ended, or what it tries will tell
-
-
-def explain(doing: str, code: int, what: str = "") -> str:
-    """What it means that the kernel refused `doing`, and the way out.
-
-    Args:
-        code: The errno.
-        what: What exactly was refused, if known.
-    """
-    refused = f"{doing}: {what}: {os.strerror(code)}" if what else f"{doing}: {os.strerror(code)}"
-    if kernel_version() < LEAST_KERNEL:
-        least = ".".join(map(str, LEAST_KERNEL))
-        return f"{refused}. This is Linux {os.uname().release}; containers need {least} or newer"
-    if code == errno.ENOSYS:
-        return f"{refused}. The kernel, or a filter of system calls around this process, lacks it"
-    return f"{refused}. {_reason(code)}"
-
-
-def _reason(code: int) -> str:
-    if _read(_DEBIAN) == "0" and os.geteuid() != 0:
-        return (
-            "User namespaces are switched off for users here: "
-            "sysctl -w kernel.unprivileged_userns_clone=1"
-        )
-    if _read(_MAX) == "0" or code == errno.ENOSPC:
-        return (
-            "No more user namespaces are permitted: sysctl -w user.max_user_namespaces=28633, "
-            "or end other programs that hold them"
-        )
-    if code == errno.EUSERS:
-        return "Namespaces are nested too deeply (32 levels): run the tests further outside"
-    if _read(_APPARMOR) == "1" and os.geteuid() != 0:
-        return (
-            "AppArmor restricts user namespaces of ordinary users (Ubuntu 23.10 and newer): "
-            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run the tests as root"
-        )
-    if any(os.path.exists(path) for path in _IN_CONTAINER):
-        return (
-            "This seems to be an unprivileged container: start it with "
-            "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined "
-            "--security-opt apparmor=unconfined`, or with `--privileged`"
-        )
-    return (
-        "Something around this process forbids it: a container without permission for "
-        "namespaces, a seccomp filter, or a security module"
     )
 
 
-def _read(path: str) -> str | None:
+def _start_run(home: str) -> RunFacts | ContainersError:
+    """Return what a run says of itself, or why there is none."""
+    client = start_run(home=home)
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return None
+        return client.facts
+    except ContainersError as error:
+        return error
+    finally:
+        client.close()
+
+
+def _steps(refusal: ContainersError | None) -> list[MachineFeature]:
+    """Return the steps of a run's start, as far as it came."""
+    steps: list[MachineFeature] = []
+    for name, doing, detail in _STEPS:
+        if refusal is not None and refusal.data.get("refused") == doing:
+            commands = _userns_commands()
+            return [*steps, MachineFeature(name, False, True, str(refusal), commands=commands)]
+        steps.append(MachineFeature(name, True, True, detail))
+    if refusal is not None:
+        steps.append(MachineFeature("run", False, True, str(refusal)))
+    return steps
+
+
+def _userns_commands() -> tuple[str, ...]:
+    commands = []
+    if refusals.read_setting(refusals.APPARMOR) == "1":
+        commands.append("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+    if refusals.read_setting(refusals.DEBIAN_SWITCH) == "0":
+        commands.append("sysctl -w kernel.unprivileged_userns_clone=1")
+    if refusals.read_setting(refusals.MOST_NAMESPACES) == "0":
+        commands.append("sysctl -w user.max_user_namespaces=28633")
+    return tuple(commands)
+
+
+def _ids(facts: RunFacts) -> MachineFeature:
+    if facts.identity == "root":
+        return MachineFeature("user ids", True, False, "container users are high ids of the host")
+    if facts.identity == "range":
+        detail = (
+            f"container users are the ids of this machine ({facts.identity_reason})"
+            if facts.identity_reason
+            else "container root is you; other users are your subordinate ids"
+        )
+        return MachineFeature("user ids", True, False, detail)
+    return MachineFeature(
+        "user ids",
+        False,
+        False,
+        facts.identity_reason,
+        fallback="a container has one id for all users and files; no program can change its user",
+        fix=identity.why_single().remedy,
+        commands=_id_commands(),
+    )
+
+
+def _id_commands() -> tuple[str, ...]:
+    """Return what gives this account subordinate ids; empty if it has them or there are none."""
+    commands: list[str] = []
+    if newuidmap.find("newuidmap") is None:
+        commands.append("apt-get install -y uidmap")
+    uid, gid, name = os.geteuid(), os.getegid(), identity.user_name(os.geteuid())
+    if not name:  # newuidmap wants one
+        name = f"user{uid}"
+        commands.append(f"echo {name}:x:{uid}:{gid}::/:/bin/sh >>/etc/passwd")
+    files = (identity.SUBUID, identity.SUBGID)
+    if not all(identity.subordinate(path, uid) for path in files):
+        ranges = identity.spare_ranges()
+        commands += [
+            f"echo {name}:{first}:{count} >>{path}" for first, count in ranges for path in files
+        ]
+        return tuple(commands) if ranges else ()
+    return tuple(commands)
+
+
+def _own_proc(facts: RunFacts) -> MachineFeature:
+    if facts.features["own_proc"]:
+        return MachineFeature("own /proc", True, False, "containers have one of their own")
+    apart = "" if facts.features["apart"] else ", and may look into those of each other"
+    return MachineFeature(
+        "own /proc",
+        False,
+        False,
+        "a part of /proc is masked here",
+        fallback="containers see the processes of this place and of each other, with other numbers "
+        f"than their own{apart}; no IPv6; ports below 1024 are root's",
+        fix="start the container with --security-opt systempaths=unconfined",
+    )
+
+
+def _memory_scratch(facts: RunFacts, home: str) -> MachineFeature:
+    present = facts.features["tmpfs_xattrs"]
+    on_disk = present or can_have_upper(home)
+    return MachineFeature(
+        "memory scratch",
+        present,
+        False,
+        "tmpfs has user xattrs" if present else "tmpfs has no user xattrs",
+        fallback="writable layers are on disk"
+        if on_disk
+        else "writable layers are in memory, and a directory of an image that was removed there "
+        "cannot be made again, for the store cannot have them either",
+        fix="use Linux 6.6 or newer",
+    )
+
+
+def _host_link(facts: RunFacts) -> MachineFeature:
+    return MachineFeature(
+        "direct addresses",
+        facts.connected,
+        False,
+        "tests reach containers by their addresses"
+        if facts.connected
+        else facts.connected_reason or "needs root of the host",
+        fallback="ports are forwarded from 127.0.0.1",
+    )
+
+
+def _way_out() -> MachineFeature:
+    program, why_not = way_out()
+    return MachineFeature(
+        "way out",
+        bool(program),
+        False,
+        f"{program} connects containers that ask for it" if program else why_not,
+        fallback="RUN of builds is in the host's network, and egress=True an error",
+        fix="install slirp4netns or passt, and let users open /dev/net/tun",
+    )
+
+
+def _stub(facts: RunFacts) -> MachineFeature:
+    present = facts.runner == "stub"
+    return MachineFeature(
+        "machine code",
+        present,
+        False,
+        "works" if present else "is not permitted",
+        fallback="starts are made by forks of Python, about 4 ms slower",
+    )
+
+
+def _filters() -> MachineFeature:
+    present = seccomp.available()
+    return MachineFeature(
+        "seccomp",
+        present,
+        False,
+        "system calls of containers are filtered" if present else "this kernel has no filters",
+        fallback="containers may make all system calls",
+        fix="use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+
+
+def _confinement() -> MachineFeature:
+    """Return what confines this process, and so its containers, from outside."""
+    found = []
+    label = (refusals.read_setting("/proc/self/attr/current") or "").rstrip("\0")
+    if label and not label.startswith("unconfined"):
+        found.append(f"the security label {label}")
+    status = (refusals.read_setting("/proc/self/status") or "").splitlines()
+    filters = [line.split()[1] for line in status if line.startswith("Seccomp_filters:")]
+    if filters and filters[0] != "0":
+        found.append(f"filters of system calls ({filters[0]})")
+    if any(line.split() == ["NoNewPrivs:", "1"] for line in status):
+        found.append("no_new_privs")
+    return MachineFeature("confinement", True, False, " and ".join(found) or "none from outside")

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from pytest_containers import wait
-from pytest_containers.errors import SpecError, hide_frames
-from pytest_containers.images.image import Image
+from pytest_containers.model import wait
+from pytest_containers.model.engine import Container
+from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.image import Image
+from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.services import checks
+from pytest_containers.services.certificates import AUTHORITY, CERTIFICATE, KEY
+from pytest_containers.services.init_scripts import run_scripts
 from pytest_containers.services.sql import SqlService
-from pytest_containers.spec import ContainerSpec
-from pytest_containers.state.warm import Stage, nothing
+from pytest_containers.services.steps import require_ids, run_step
+from pytest_containers.state.facts import Inputs
+from pytest_containers.state.warm import Stage
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container
+    from pytest_containers.services.options import MariaDBFixture
+
 
 __tracebackhide__ = hide_frames
 
 _DATA, _SOCKET = "/var/lib/mysql", "/run/mysqld/mysqld.sock"
+_PID, _LOG = "/run/mysqld/own.pid", "/tmp/pytest-containers-server.log"
+_CLIENT, _OPTIONS = "/root/.my.cnf", "/etc/pytest-containers.cnf"
+_CONFIGURATION = ("/etc/mysql", "/etc/my.cnf", "/etc/my.cnf.d")
+_HEEDED = (
+    "USER", "PASSWORD", "DATABASE", "ROOT_PASSWORD", "ROOT_HOST", "ALLOW_EMPTY_PASSWORD",
+    "ALLOW_EMPTY_ROOT_PASSWORD", "RANDOM_ROOT_PASSWORD", "INITDB_SKIP_TZINFO", "AUTO_UPGRADE",
+    "DISABLE_UPGRADE_BACKUP",
+)  # fmt: skip
+# $0 is the log, $1 to … the server: it is started, and its end awaited if it does not answer.
+_START = (
+    'log=$0; "$@" > "$log" 2>&1 & pid=$!; '
+    f"until [ -S {_SOCKET} ] && [ -s {_PID} ]; do kill -0 $pid || exit 1; sleep 0.05; done"
+)
+# Nobody waits for it there, so it stays as a zombie.
+_STOP = (
+    f"pid=$(cat {_PID}); kill $pid; "
+    "while grep -q '^State:.[^Z]' /proc/$pid/status 2>/dev/null; do sleep 0.05; done"
+)
 
 
 class MariaDB(SqlService):
     """A MariaDB server.
 
     Args:
-        user, password, database: As MARIADB_USER, MARIADB_PASSWORD and MARIADB_DATABASE of the
-            official image: the user owns the database.
-        root_password: Of root.
+        user, password, database: The values of MARIADB_USER, MARIADB_PASSWORD and MARIADB_DATABASE
+            of the official image; the user owns the database.
+        root_password: The password of root.
         **options: See `Service`.
     """
 
@@ -38,6 +64,15 @@ class MariaDB(SqlService):
     scheme: ClassVar[str] = "mysql"
     port_options: ClassVar[tuple[str, ...]] = ("-P", "--port")
     port_variables: ClassVar[tuple[str, ...]] = ("MYSQL_TCP_PORT",)
+    has_tls: ClassVar[bool] = True
+    server_user: ClassVar[str] = "mysql"
+    data_folders: ClassVar[tuple[str, ...]] = (_DATA,)
+    refused_variables: ClassVar[Mapping[str, str]] = {
+        "MARIADB_*_FILE": "pass the value itself, as password= or root_password=",
+        "MYSQL_*_FILE": "pass the value itself, as password= or root_password=",
+        "MARIADB_*PASSWORD_HASH": "a hash lets nobody in who has no password; pass password= or "
+        "root_password=",
+    }
     # Nothing is synced; small files, since the first write to one copies it whole.
     fast: ClassVar[tuple[str, ...]] = (
         "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
@@ -49,96 +84,207 @@ class MariaDB(SqlService):
     )  # fmt: skip
     sizes: ClassVar[tuple[str, ...]] = ("--innodb-log-file-size=4M",)
     prefix: ClassVar[str] = "MARIADB"
+    title: ClassVar[str] = "MariaDB"
     socket: ClassVar[str] = _SOCKET
-    """Its Unix socket, in the container."""
+    """The Unix socket in the container."""
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def fixture(cls, **options: Unpack[MariaDBFixture]) -> Any:
+            """Make a fixture; see `Service.fixture`."""
 
     def __init__(
         self,
         *,
-        user: str = "test",
-        password: str = "test",
-        database: str = "test",
-        root_password: str = "test",
+        user: str = "containers",
+        password: str = "containers",
+        database: str = "containers",
+        root_password: str = "containers",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.user: str = self._given("USER", user)
-        self.password: str = self._given("PASSWORD", password)
-        self.database: str = self._given("DATABASE", database)
-        self.root_password: str = self._given("ROOT_PASSWORD", root_password)
+        self.user: str = self._configured("USER", user)
+        self.password: str = self._configured("PASSWORD", password)
+        self.database: str = self._configured("DATABASE", database)
+        empty = self._configured("ALLOW_EMPTY_ROOT_PASSWORD", "") or self._configured(
+            "ALLOW_EMPTY_PASSWORD", ""
+        )
+        self.root_password: str = self._configured("ROOT_PASSWORD", "" if empty else root_password)
 
-    def _given(self, name: str, argument: str) -> str:
+    def _configured(self, name: str, argument: str) -> str:
         return self.env.get(f"{self.prefix}_{name}", self.env.get(f"MYSQL_{name}", argument))
+
+    def known_by(self) -> str:
+        """Return the part of the cache key that covers the options and the code."""
+        return f"{super().known_by()} {self._configurations()}"
 
     # ------------------------------------------------------------------- start
 
     def serve(self, image: Image) -> ContainerSpec:
-        """The server itself, without what an entrypoint does at a first start."""
-        words = [
-            "--no-defaults", "--user=mysql", f"--datadir={_DATA}", f"--socket={_SOCKET}",
-            "--bind-address=*", "--port=3306", "--pid-file=/run/mysqld/own.pid",
+        """Return the spec of the server, without the first-start work of an entrypoint."""
+        arguments = [
+            self._defaults(),
+            "--user=mysql",
+            f"--datadir={_DATA}",
+            f"--socket={_SOCKET}",
+            "--bind-address=*",
+            "--port=3306",
+            f"--pid-file={_PID}",
+            *(self._tls_options() if self.tls else ()),
             *(() if self.durable else (*self.fast, *self.sizes)),
-        ]  # fmt: skip
-        return self.spec([self.programs[0], *words], _Ready(), env=self.env)
+        ]
+        return self.spec([self.programs[0], *arguments], _MariaDBReady(), env=self.env)
+
+    def _defaults(self) -> str:
+        return f"--defaults-file={_OPTIONS}" if self._configurations() else "--no-defaults"
+
+    @staticmethod
+    def _tls_options() -> list[str]:
+        return [f"--ssl-ca={AUTHORITY}", f"--ssl-cert={CERTIFICATE}", f"--ssl-key={KEY}"]
+
+    def _configurations(self) -> list[str]:
+        """Return the mounted files and directories of configuration."""
+        mounts = self.server_mounts()
+        return [target for folder in _CONFIGURATION for target in mounts.below(folder)]
 
     def prepare(self, image: Image) -> Sequence[Stage]:
-        """The data directory, users and the database; an image that has them keeps its own."""
+        """Return the stage that makes the data directory, unless the image has one."""
         parts = {"the service": self.known_by(), "root": repr(self.root_password)}
+        mounts = self.server_mounts()
+        inputs = Inputs(mounts.scripts, self.folder)
         if self.is_packaged(image):
-            spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())
-            return [Stage("install", spec, self._install, parts, traced=False)]
+            prefixes = ("MARIADB_", "MYSQL_")
+            heeded = {f"{prefix}{name}" for prefix in prefixes for name in _HEEDED}
+            heeded |= {"MYSQL_PWD", "MYSQL_UNIX_PORT"}
+            checks.check_packaged(type(self), self.env, prefixes, heeded)
+            spec = self.idle(image)
+            return [Stage("install", spec, self._install, parts, traced=False, inputs=inputs)]
         env = {
             f"{self.prefix}_{name}": value
             for name, value in (
-                ("USER", self.user), ("PASSWORD", self.password), ("DATABASE", self.database),
+                ("USER", self.user),
+                ("PASSWORD", self.password),
+                ("DATABASE", self.database),
                 ("ROOT_PASSWORD", self.root_password),
             )
-        }  # fmt: skip
+            if value
+        }
+        if not self.root_password:
+            env[f"{self.prefix}_ALLOW_EMPTY_{'ROOT_' * (self.prefix == 'MARIADB')}PASSWORD"] = "1"
         command = [self.programs[0], *(() if self.durable else (*self.fast, *self.sizes))]
         spec = ContainerSpec(
-            self.image, command, env={**env, **self.env}, ports=[self.number], ready=_Ready()
+            self.image,
+            [*command, *self.arguments],
+            env={**env, **self.env},
+            ports=[self.number],
+            ready=_MariaDBReady(),
+            mounts=mounts.stored,
         )
-        return [Stage("install", spec, nothing, parts, traced=False, clean=True)]
+        return [
+            Stage("install", spec, self._configure, parts, traced=False, inputs=inputs, clean=True)
+        ]
 
     def _install(self, container: Container) -> None:
-        container.exec(["true"], user="mysql")  # says what is missing where there is one id only
-        made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
-        container.exec(made, check=True)
+        require_ids(container, self.title)
+        _make_directories(container, self.server_mounts().free([_DATA, "/run/mysqld"]))
+        self._configure(container)
         if _has_database(container, self.database):
             return
-        container.exec(self._install_command(), check=True)
-        served = self.serve(container.image)
-        statements = "".join(f"{one};\n" for one in self._first_statements())
-        first = [*(served.command or ()), "--bootstrap"]
-        container.exec(first, input=statements, text=True, check=True)
+        run_step(container, "the installation of the database", self._install_command())
+        server = self.serve(container.image)
+        sql = "".join(f"{statement};\n" for statement in self._first_statements())
+        bootstrap = [*(server.command or ()), "--bootstrap"]
+        run_step(container, f"the first start of {self.title}", bootstrap, input=sql.encode())
+        if self.server_mounts().scripts:
+            self._run_scripts(container)
+
+    def _run_scripts(self, container: Container) -> None:
+        server = [*(self.serve(container.image).command or ()), "--skip-networking"]
+        start = ["sh", "-c", _START, _LOG, *server]
+        run_step(container, f"the first start of {self.title}", start, log=_LOG)
+        run_scripts(self.bound(container), "mysql")
+        run_step(container, f"the end of {self.title}", ["sh", "-ec", _STOP])
+        container.exec(["rm", "-f", _LOG], check=True)
+
+    def run_init_sql(self, title: str, sql: bytes) -> None:
+        """Run the SQL of a script as root; see `init_scripts.run_scripts`."""
+        client = [self.programs[1], "--no-defaults", f"--socket={_SOCKET}", "--user=root"]
+        env = {"MYSQL_PWD": self.root_password}
+        run_step(self.container, title, [*client, self.database], input=sql, env=env)
+
+    def _configure(self, container: Container) -> None:
+        """Write the options of clients, and of the server if configuration is mounted."""
+        options = {"user": self.user, "password": self.password, "socket": _SOCKET}
+        lines = [f"{name}={_option(value)}" for name, value in options.items()]
+        container.exec(["mkdir", "-p", posixpath.dirname(_CLIENT)], check=True)
+        container.write_text(_CLIENT, "\n".join(["[client]", *lines, ""]), mode=0o600)
+        targets = self._configurations()
+        if targets:
+            # An including file needs each: the packages' own files are not those of the image.
+            folders = {
+                target for target in targets
+                if container.exec(["test", "-d", target]).returncode == 0
+            }  # fmt: skip
+            words = [("!includedir" if t in folders else "!include", t) for t in targets]
+            container.write_text(_OPTIONS, "".join(f"{word} {path}\n" for word, path in words))
+
+    def client_env(self) -> dict[str, str]:
+        """Return the variables that init scripts use."""
+        return {
+            f"{self.prefix}_USER": self.user,
+            f"{self.prefix}_PASSWORD": self.password,
+            f"{self.prefix}_DATABASE": self.database,
+            f"{self.prefix}_ROOT_PASSWORD": self.root_password,
+        }
 
     def _install_command(self) -> list[str]:
         return [
-            "mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={_DATA}",
-            "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+            "mariadb-install-db",
+            self._defaults(),
+            "--user=mysql",
+            f"--datadir={_DATA}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
             *(() if self.durable else self.sizes),
-        ]  # fmt: skip
+        ]
 
     def _first_statements(self) -> list[str]:
         user, database = literal(self.user), identifier(self.database)
-        return [
+        root = literal(self.root_password)
+        statements = [
+            # The installation makes roots of other hosts too, without a password.
+            "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'",
             "FLUSH PRIVILEGES",
             f"CREATE DATABASE {database}",
             f"CREATE USER {user}@'%' IDENTIFIED BY {literal(self.password)}",
             f"GRANT ALL ON *.* TO {user}@'%' WITH GRANT OPTION",
-            f"ALTER USER root@localhost IDENTIFIED BY {literal(self.root_password)}",
+            f"ALTER USER root@localhost IDENTIFIED BY {root}",
         ]
+        host = self._configured("ROOT_HOST", "%")
+        if host and host != "localhost":
+            statements += [
+                f"CREATE USER root@{literal(host)} IDENTIFIED BY {root}",
+                f"GRANT ALL ON *.* TO root@{literal(host)} WITH GRANT OPTION",
+            ]
+        return statements
 
     # ----------------------------------------------------------------- running
 
     def sql(self, text: str | bytes, *, database: str | None = None) -> list[list[str]]:
-        """Run SQL as its user with the server's own client; see `SqlService.sql`."""
+        """Run SQL as `user` with the client of the server; see `SqlService.sql`."""
         command = [
-            self.programs[1], "--no-defaults", f"--socket={_SOCKET}", f"--user={self.user}",
-            "--batch", "--skip-column-names", "--default-character-set=utf8mb4",
+            self.programs[1],
+            "--no-defaults",
+            f"--socket={_SOCKET}",
+            f"--user={self.user}",
+            "--batch",
+            "--skip-column-names",
+            "--default-character-set=utf8mb4",
             self.database if database is None else database,
-        ]  # fmt: skip
-        # Not splitlines(): the client escapes a newline and none of what Unicode takes for one.
+        ]
+        # Not splitlines(): the client escapes newlines, but not the other line ends of Unicode.
         lines = self._client(command, text, env={"MYSQL_PWD": self.password}).split("\n")
         return [
             ["" if field == "NULL" else _unescaped(field) for field in line.split("\t")]
@@ -146,30 +292,40 @@ class MariaDB(SqlService):
         ]
 
     def clone_database(self, name: str, template: str) -> None:
-        """Through a dump: this server has no templates."""
-        self.sql(f"CREATE DATABASE {identifier(name)}", database="")
+        """Copy a database through a dump, since this server has no templates."""
+        # As root: the user of an official image has rights to its own database only.
+        self._as_root(f"CREATE DATABASE {identifier(name)}")
         dump, client = f"{self.programs[1]}-dump", self.programs[1]
         if client == "mysql":
             dump = "mysqldump"
-        login = f'--no-defaults --socket={_SOCKET} --user="$1"'
-        dumped = f'{dump} {login} --routines --triggers --single-transaction "$2"'
+        login = f"--no-defaults --socket={_SOCKET} --user=root"
+        dump_command = f'{dump} {login} --routines --triggers --single-transaction "$1"'
         self.exec(
-            ["sh", "-ec", f'{dumped} | {client} {login} "$3"', "clone", self.user, template, name],
-            env={"MYSQL_PWD": self.password}, check=True,
-        )  # fmt: skip
+            ["sh", "-ec", f'{dump_command} | {client} {login} "$2"', "clone", template, name],
+            env={"MYSQL_PWD": self.root_password},
+            check=True,
+        )
+        if self.user != "root":
+            pattern = identifier(name.replace("_", r"\_"))  # a bare _ stands for any character
+            self._as_root(f"GRANT ALL ON {pattern}.* TO {literal(self.user)}@'%'")
+
+    def _as_root(self, statement: str) -> None:
+        command = [self.programs[1], "--no-defaults", f"--socket={_SOCKET}", "--user=root"]
+        self._client(command, statement, env={"MYSQL_PWD": self.root_password})
 
     def drop_database(self, name: str) -> None:
-        """See `SqlService.drop_database`."""
+        """Remove a database; see `SqlService.drop_database`."""
         self.sql(f"DROP DATABASE IF EXISTS {identifier(name)}", database="")
 
 
 class MySQL(MariaDB):
-    """A MySQL server; as `MariaDB`, with MYSQL_USER and so on."""
+    """A MySQL server, with the options of `MariaDB` and the variables MYSQL_USER and so on."""
 
     reference: ClassVar[str] = "mysql:8"
     programs: ClassVar[tuple[str, ...]] = ("mysqld", "mysql")
     packages: ClassVar[str] = "mysql-server"
     prefix: ClassVar[str] = "MYSQL"
+    title: ClassVar[str] = "MySQL"
     fast: ClassVar[tuple[str, ...]] = (
         "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync",
         "--skip-innodb-doublewrite", "--skip-log-bin", "--innodb-buffer-pool-size=32M",
@@ -181,66 +337,83 @@ class MySQL(MariaDB):
 
     def _install_command(self) -> list[str]:
         sizes = () if self.durable else self.sizes
-        words = ["--no-defaults", "--initialize-insecure", "--user=mysql", f"--datadir={_DATA}"]
-        return ["mysqld", *words, *sizes]
+        arguments = [
+            self._defaults(),
+            "--initialize-insecure",
+            "--user=mysql",
+            f"--datadir={_DATA}",
+        ]
+        return ["mysqld", *arguments, *sizes]
 
     def _install(self, container: Container) -> None:
-        container.exec(["true"], user="mysql")  # says what is missing where there is one id only
-        made = ["install", "-d", "-o", "mysql", "-g", "mysql", _DATA, "/run/mysqld"]
-        container.exec(made, check=True)
+        require_ids(container, self.title)
+        _make_directories(container, self.server_mounts().free([_DATA, "/run/mysqld"]))
+        self._configure(container)
         if _has_database(container, self.database):
             return
-        container.exec(self._install_command(), check=True)
-        statements = "".join(f"{one};\n" for one in self._first_statements()[1:])
+        run_step(container, "the installation of the database", self._install_command())
+        sql = "".join(f"{statement};\n" for statement in self._first_statements()[2:])
         path = "/run/mysqld/first.sql"
-        container.write_text(path, statements)
-        served = " ".join(self.serve(container.image).command or ())
+        container.write_text(path, sql)
+        server = " ".join(self.serve(container.image).command or ())
         start = (
-            f"{served} --skip-networking --init-file={path} & pid=$!; "
+            f"{server} --skip-networking --init-file={path} & pid=$!; "
             f"until mysqladmin --no-defaults --socket={_SOCKET} --user={self.user} ping; "
             "do kill -0 $pid; sleep 0.1; done; kill $pid; wait $pid; rm " + path
         )
         env = {"MYSQL_PWD": self.password}
-        container.exec(["sh", "-ec", start], env=env, check=True)
+        run_step(container, "the first start of MySQL", ["sh", "-ec", start], env=env)
+        if self.server_mounts().scripts:
+            self._run_scripts(container)
 
 
 def identifier(name: str) -> str:
-    """An SQL identifier."""
+    """Return a name as a quoted SQL identifier."""
     if "\0" in name or not name:
         raise SpecError(f"{name!r} cannot name a database")
     return "`" + name.replace("`", "``") + "`"
 
 
-def literal(text: str) -> str:
-    """An SQL string."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+def literal(value: str) -> str:
+    """Return a value as a quoted SQL string."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _option(value: str) -> str:
+    """Return a value as it is quoted in a file of options."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _make_directories(container: Container, folders: Sequence[str]) -> None:
+    install = ["install", "-d", "-o", "mysql", "-g", "mysql", *folders]
+    container.exec(install, check=True)
 
 
 def _has_database(container: Container, name: str) -> bool:
-    """Whether it was made before: a package's own data directory has system databases only."""
-    # As the server names directories.
-    folder = re.sub(r"[^A-Za-z0-9_]", lambda found: f"@{ord(found[0]):04x}", name)
+    """Return True if the database exists; a package ships system databases only."""
+    # The encoding of names of databases as names of directories.
+    folder = re.sub(r"[^A-Za-z0-9_]", lambda match: f"@{ord(match[0]):04x}", name)
     return container.exec(["test", "-d", f"{_DATA}/{folder}"]).returncode == 0
 
 
 def _unescaped(field: str) -> str:
-    known = {"\\n": "\n", "\\t": "\t", "\\0": "\0", "\\\\": "\\"}
+    escapes = {"\\n": "\n", "\\t": "\t", "\\0": "\0", "\\\\": "\\"}
     if "\\" not in field:
         return field
-    parts, at = [], 0
-    while at < len(field):
-        pair = field[at : at + 2]
-        parts.append(known.get(pair, field[at]))
-        at += 2 if pair in known else 1
+    parts, index = [], 0
+    while index < len(field):
+        pair = field[index : index + 2]
+        parts.append(escapes.get(pair, field[index]))
+        index += 2 if pair in escapes else 1
     return "".join(parts)
 
 
-class _Ready(wait.Talk):
-    """It greets with version 10 of its protocol, or says that it does not let us in."""
+class _MariaDBReady(wait.Talk):
+    """A wait for the greeting, with version 10 of the protocol."""
 
     def __init__(self) -> None:
         super().__init__(b"", 3306)
 
     def answer(self, data: bytes) -> str | None:
-        """See `Talk.answer`."""
+        """Check the response; see `Talk.answer`."""
         return None if data[4:5] == b"\x0a" else f"the answer was {data[:60]!r}"

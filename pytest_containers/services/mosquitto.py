@@ -2,43 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from pytest_containers import wait
-from pytest_containers.images.image import Image
-from pytest_containers.services.base import Service, directories
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.model import wait
+from pytest_containers.model.arguments import check
+from pytest_containers.model.engine import Container
+from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.image import Image
+from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.services.certificates import AUTHORITY, CERTIFICATE, KEY
+from pytest_containers.services.service import Service
+from pytest_containers.services.steps import run_step
 from pytest_containers.state.warm import Stage
 
-_CONFIG = (
-    "listener 1883\nallow_anonymous true\nuser root\npersistence true\n"
-    "persistence_location /mosquitto/data/\n"
-)
-_WRITE = f"printf '{_CONFIG}' > /mosquitto/own.conf".replace("\n", "\\n")
+if TYPE_CHECKING:
+    from pytest_containers.services.options import MosquittoFixture
+
+__tracebackhide__ = hide_frames
+
+_CONFIG, _PASSWORDS = "/mosquitto/own.conf", "/mosquitto/passwords"
+_OFFICIAL = "/mosquitto/config"
 # CONNECT of MQTT 3.1.1, clean session, keep-alive 60 s, client "ready" (section 3.1).
 _CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
 
 
 class Mosquitto(Service):
-    """An MQTT broker that lets everybody in; see `Service` for its options."""
+    """An MQTT broker.
+
+    A file that is mounted at ``/mosquitto/config/mosquitto.conf``, as for the official image, is
+    its configuration, which then has a listener on port 1883.
+
+    Args:
+        user, password: The credentials of clients; empty lets everybody in.
+        users: More users, with their passwords.
+        **options: See `Service`.
+    """
 
     reference: ClassVar[str] = "eclipse-mosquitto:2"
     number: ClassVar[int] = 1883
-    programs: ClassVar[tuple[str, ...]] = ("mosquitto",)
+    programs: ClassVar[tuple[str, ...]] = ("mosquitto", "mosquitto_passwd")
     packages: ClassVar[str] = "mosquitto"
     scheme: ClassVar[str] = "mqtt"
     port_options: ClassVar[tuple[str, ...]] = ("-p", "--port")
+    has_tls: ClassVar[bool] = True
+    tls_number: ClassVar[int] = 8883
+    tls_scheme: ClassVar[str] = "mqtts"
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def fixture(cls, **options: Unpack[MosquittoFixture]) -> Any:
+            """Make a fixture; see `Service.fixture`."""
+
+    def __init__(
+        self,
+        *,
+        user: str = "",
+        password: str = "",
+        users: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check(type(self).__name__, users=users or {})
+        self.user: str = user
+        self.password: str = password
+        self.users: dict[str, str] = {**({user: password} if user else {}), **(users or {})}
+        for name, secret in self.users.items():
+            if not name or not secret or ":" in name or "\n" in f"{name}{secret}":
+                raise SpecError(
+                    f"Mosquitto: user {name!r} cannot be written to a file of passwords; it needs "
+                    "a password, no ':' in its name and no line ends"
+                )
 
     def serve(self, image: Image) -> ContainerSpec:
-        """The broker; retained messages are in a file when it has ended."""
-        ready = wait.tcp(self.number, _CONNECT, b"\x20\x02\x00\x00")
-        return self.spec(["mosquitto", "-c", "/mosquitto/own.conf"], ready, env=self.env)
+        """Return the spec of the broker, which writes retained messages to a file at its end."""
+        # It answers those without a password as well, if only that they may not enter.
+        ready = wait.tcp(self.number, _CONNECT, b"\x20\x02\x00", tls=self.tls)
+        own = not self.server_mounts().below(_OFFICIAL)
+        config = _CONFIG if own else f"{_OFFICIAL}/mosquitto.conf"
+        return self.spec(["mosquitto", "-c", config], ready, env=self.env)
 
     def prepare(self, image: Image) -> Sequence[Stage]:
-        """Its configuration."""
-        return [directories(self.image, "/mosquitto/data", script=_WRITE)]
+        """Return the stage that writes the configuration."""
+        parts = {"the configuration": self._config(), "the users": repr(self.users)}
+        return [Stage("configuration", self.idle(image), self._configure, parts, traced=False)]
+
+    def _config(self) -> str:
+        lines = [f"listener {self.number}", "user root", "persistence true"]
+        lines += ["persistence_location /mosquitto/data/"]
+        lines += [f"allow_anonymous {'false' if self.users else 'true'}"]
+        lines += [f"password_file {_PASSWORDS}"] if self.users else []
+        if self.tls:
+            lines += [f"cafile {AUTHORITY}", f"certfile {CERTIFICATE}", f"keyfile {KEY}"]
+        return "\n".join([*lines, ""])
+
+    def _configure(self, container: Container) -> None:
+        run_step(container, "configuration", ["mkdir", "-p", "/mosquitto/data"])
+        container.write_text(_CONFIG, self._config())
+        if self.users:
+            lines = "".join(f"{name}:{secret}\n" for name, secret in self.users.items())
+            container.write_text(_PASSWORDS, lines, mode=0o600)
+            run_step(container, "mosquitto_passwd", ["mosquitto_passwd", "-U", _PASSWORDS])
 
     def version_command(self) -> list[str]:
-        """See `Service.version_command`."""
+        """Return the command that prints the version."""
         return ["sh", "-c", "mosquitto -h | head -n 1"]

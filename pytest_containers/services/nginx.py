@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from pytest_containers import wait
-from pytest_containers.images.image import Image
-from pytest_containers.services.base import Service
-from pytest_containers.spec import Bind, ContainerSpec
+from pytest_containers.model import wait
+from pytest_containers.model.image import Image
+from pytest_containers.model.spec import Bind, ContainerSpec
+from pytest_containers.services.certificates import CERTIFICATE, KEY
+from pytest_containers.services.mounted import ServerMounts
+from pytest_containers.services.service import Service
+
+if TYPE_CHECKING:
+    from pytest_containers.services.options import NginxFixture
+
 
 _CONFIG = "/tmp/nginx.conf"
 _OWN = """
@@ -20,17 +26,21 @@ events {{}}
 http {{
     include /etc/nginx/mime.types;
     access_log /dev/stdout;
-    server {{ listen 80; listen [::]:80; root {root}; }}
+    {server}
 }}
 """
+_SERVER = "server {{ listen {number}{ssl}; listen [::]:{number}{ssl}; root {root};{files} }}"
+_OFFICIAL = "/etc/nginx/nginx.conf"
 
 
 class Nginx(Service):
-    """An nginx.
+    """An nginx server.
 
     Args:
-        root: A directory of the host that it serves; None serves its own page.
-        config: A file of the host to be its ``nginx.conf``; None is one that serves `root`.
+        root: A directory of the host to serve; None serves the welcome page.
+        config: A file of the host as ``nginx.conf``; None is a configuration that serves `root`,
+            and with ``tls=True`` on port 443. Files that are mounted at ``/etc/nginx/nginx.conf``
+            and below ``/etc/nginx/conf.d`` are read as in the official image.
         **options: See `Service`.
     """
 
@@ -40,9 +50,17 @@ class Nginx(Service):
     packages: ClassVar[str] = "nginx"
     configuration: ClassVar[tuple[str, ...]] = ("nginx",)
     scheme: ClassVar[str] = "http"
-    alone: ClassVar[bool] = (
-        False  # names of others in its configuration must be there when it starts
-    )
+    has_tls: ClassVar[bool] = True
+    tls_number: ClassVar[int] = 443
+    tls_scheme: ClassVar[str] = "https"
+    # It resolves the host names in its configuration when it starts.
+    alone: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def fixture(cls, **options: Unpack[NginxFixture]) -> Any:
+            """Make a fixture; see `Service.fixture`."""
 
     def __init__(
         self,
@@ -52,27 +70,46 @@ class Nginx(Service):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.root: str | None = None if root is None else os.path.abspath(root)
-        self.config: str | None = None if config is None else os.path.abspath(config)
+        self.root: str | None = None if root is None else os.fspath(root)
+        self.config: str | None = None if config is None else os.fspath(config)
 
     def serve(self, image: Image) -> ContainerSpec:
-        """The server, in the foreground."""
-        mounts = list(self.options.get("mounts", ()))
+        """Return the spec of the server, in the foreground."""
+        server_mounts = self.server_mounts()
+        mounts = list(server_mounts.mounted)
         if self.root is not None:
             mounts.append(Bind(self.root, "/srv/www", read_only=True))
-        text = _OWN.format(root="/srv/www" if self.root else "/usr/share/nginx/html")
+        config, path = _OWN.format(server=self._server(server_mounts)), _CONFIG
         prepare, directives = f'printf %s "$0" > {_CONFIG}', ""
-        if self.config is not None:
-            mounts.append(Bind(self.config, _CONFIG, read_only=True))
+        if self.config is not None or server_mounts.below(_OFFICIAL):
+            if self.config is not None:
+                mounts.append(Bind(self.config, _CONFIG, read_only=True))
+            else:
+                path = _OFFICIAL
             prepare, directives = ":", "daemon off;"
         folders = "mkdir -p /var/log/nginx /var/lib/nginx /var/cache/nginx"
-        start = f'{folders}; {prepare}; exec nginx -c {_CONFIG} -g "$1"'
-        ready = wait.tcp(self.number, b"HEAD / HTTP/1.0\r\n\r\n", b"HTTP/1.")
+        start = f'{folders}; {prepare}; exec nginx -c {path} -g "$1"'
+        ready = wait.tcp(self.number, b"HEAD / HTTP/1.0\r\n\r\n", b"HTTP/1.", tls=self.tls)
         return self.spec(
-            ["sh", "-c", start, text, directives], ready, mounts=mounts, env=self.env,
+            ["sh", "-c", start, config, directives],
+            ready,
+            mounts=mounts,
+            env=self.env,
             stop_signal="QUIT",
-        )  # fmt: skip
+        )
+
+    def _server(self, mounts: ServerMounts) -> str:
+        """Return the directives of the server that `config` describes otherwise."""
+        if mounts.below("/etc/nginx/conf.d"):
+            return "include /etc/nginx/conf.d/*.conf;"
+        files = f" ssl_certificate {CERTIFICATE}; ssl_certificate_key {KEY};"
+        return _SERVER.format(
+            number=self.number,
+            ssl=" ssl" if self.tls else "",
+            root="/srv/www" if self.root else "/usr/share/nginx/html",
+            files=files if self.tls else "",
+        )
 
     def version_command(self) -> list[str]:
-        """See `Service.version_command`."""
+        """Return the command that prints the version."""
         return ["nginx", "-v"]

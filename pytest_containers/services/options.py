@@ -1,133 +1,221 @@
-"""What a service may be told: wrong words are refused before anything is started for them."""
+"""The options of services for type checkers, which find a typo in ``Postgres.fixture(sed=…)``.
+
+Nothing imports this module at run time; `checks.check_names` checks the names then.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
-from pytest_containers.errors import SpecError, hide_frames
-from pytest_containers.spec import ContainerSpec
-from pytest_containers.state.seeds import SCRIPTS, scripts_in
+from pytest_containers.model.image import Image
+from pytest_containers.model.readiness import Wait
+from pytest_containers.model.spec import Mount, Port, Rate
+from pytest_containers.services.base import Isolation
+from pytest_containers.services.endpoints import Endpoint
 
-if TYPE_CHECKING:
-    from pytest_containers.services.base import Service
-
-__tracebackhide__ = hide_frames
-
-_FIELDS = {one.name for one in dataclasses.fields(ContainerSpec)} - {"image", "command", "env"}
+_Path = str | os.PathLike[str]
+_Scope = Literal["function", "class", "module", "package", "session"]
 
 
-def check_names(kind: type[Service], given: Collection[str], more: Collection[str] = ()) -> None:
-    """Refuse options that neither a service nor a container has.
+class ContainerOptions(TypedDict, total=False):
+    """The fields of `ContainerSpec` for services, except `user`, which differs between them."""
 
-    Args:
-        more: Names that the caller knows beside.
-
-    Raises:
-        SpecError: One is unknown; with all that are known, and the one that is nearest.
-    """
-    if _FIELDS.issuperset(given):
-        return
-    known = sorted({*_FIELDS, *_parameters(kind), *more})
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.5)
-            meant = f", did you mean {close[0]!r}?" if close else ";"
-            raise SpecError(
-                f"{kind.__name__} has no option {name!r}{meant} there are {', '.join(known)}",
-                option=name,
-            )
-
-
-def _parameters(kind: type[Service]) -> Iterator[str]:
-    import inspect
-
-    for base in kind.__mro__[:-1]:
-        made = vars(base).get("__init__")
-        for one in inspect.signature(made).parameters.values() if made else ():
-            if one.name != "self" and one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD):
-                yield one.name
-
-
-def check_port(kind: type[Service], arguments: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what lets the server listen elsewhere than everybody looks for it.
-
-    Raises:
-        SpecError: `Service.port_options` or `Service.port_variables` are among them.
-    """
-    found = [f"{name}={env[name]}" for name in kind.port_variables if name in env]
-    words = "\0".join(["", *arguments, ""])
-    for option in kind.port_options:
-        head = re.escape(option).replace(r"\ ", r"[\0 ]*")
-        match = re.search(rf"\0{head}[\0= ']*(?:[^\0]*:)?\d+[^\0]*(?=\0)", words)
-        found += [match.group().strip("\0").replace("\0", " ")] if match else []
-    for one in found:
-        if not re.search(rf"(?<!\d){kind.number}(?!\d)", one):
-            raise SpecError(
-                f"{kind.__name__}: {one!r} moves the server away from port {kind.number}, where it "
-                "is looked for; leave it out: every container has a network of its own, in which "
-                "no port is taken"
-            )
+    entrypoint: Sequence[str] | str | None
+    ports: Sequence[int | str | Port]
+    ready: Wait | None
+    ready_timeout_s: float | None
+    groups: Sequence[str | int]
+    workdir: str | None
+    hostname: str | None
+    aliases: Sequence[str]
+    mounts: Sequence[Mount | str]
+    host_ports: Sequence[int]
+    network: bool
+    cap_add: Sequence[str]
+    cap_drop: Sequence[str]
+    privileged: bool
+    no_new_privileges: bool
+    security_opt: Sequence[str]
+    read_only: bool
+    ulimits: Mapping[str, int | tuple[int, int]]
+    mem_limit: int | str | None
+    memswap_limit: int | str | None
+    cpus: float | None
+    cpu_shares: int | None
+    cpuset: str | None
+    pids_limit: int | None
+    blkio_weight: int | None
+    device_read_bps: Sequence[Rate]
+    device_write_bps: Sequence[Rate]
+    device_read_iops: Sequence[Rate]
+    device_write_iops: Sequence[Rate]
+    oom_score_adj: int | None
+    init: bool
+    tty: bool
+    stop_signal: str | int | None
+    shm_size: int | str
+    scratch: Literal["auto", "tmpfs", "disk"]
+    scratch_size_bytes: int | None
+    log_limit_bytes: int
 
 
-def check_scripts(service: Service, value: Any, folder: Path) -> None:
-    """Refuse a script that the service does not know, before a server is started for it.
+class ServerOptions(TypedDict, total=False):
+    """The options of every service, besides those of its container."""
 
-    Args:
-        value: A seed, as `state.seeds.seeds_of` takes it.
-        folder: What relative paths are relative to.
-
-    Raises:
-        SpecError: There is one.
-    """
-    if isinstance(value, str | os.PathLike):
-        path = folder / os.fspath(value)
-        for one in scripts_in(path) if path.is_dir() else [path]:
-            if one.name.endswith(SCRIPTS) and not one.name.endswith(_known_to(type(service))):
-                raise unknown_script(service, one)
-    elif isinstance(value, Sequence):
-        for part in value:
-            check_scripts(service, part, folder)
+    image: str | Image | None
+    env: Mapping[str, str] | None
+    tls: bool
+    durable: bool
+    arguments: Sequence[str]
 
 
-def _known_to(kind: type[Service]) -> tuple[str, ...]:
-    """What it can run; everything if it has a `run_script` that does not say."""
-    for base in kind.__mro__:
-        if "scripts" in vars(base):
-            return kind.scripts
-        if "run_script" in vars(base):
-            break
-    return SCRIPTS
+class FixtureOptions(TypedDict, total=False):
+    """The options of `Service.fixture` itself."""
+
+    seed: Any
+    inputs: _Path | Sequence[_Path]
+    seed_timeout_s: float | None
+    isolation: Isolation
+    endpoint: str | Mapping[str, str] | Endpoint | None
+    scope: _Scope | Callable[..., _Scope]
+    autouse: bool
+    name: str | None
+    params: Sequence[Any] | None
+    ids: Any
 
 
-def unknown_script(service: Service, path: Path) -> SpecError:
-    """What is to be said of a script that a service cannot run."""
-    *others, last = service.scripts
-    known = f"{', '.join(others)} and {last}" if others else last
-    return SpecError(
-        f"seed {path}: {type(service).__name__} can run {known} files only; a callable may do "
-        "anything",
-        path=str(path),
-    )
+class CommonOptions(FixtureOptions, ServerOptions, ContainerOptions, total=False):
+    """The common options of all services."""
 
 
-def paths_of(value: Any) -> tuple[str | os.PathLike[str], ...]:
-    """``inputs=`` as a tuple: one path, or several.
+class ServiceFixture(CommonOptions, total=False):
+    """The options of services without options of their own."""
 
-    Raises:
-        SpecError: It is something else.
-    """
-    if isinstance(value, str | os.PathLike):
-        return (value,)
-    paths = tuple(value) if isinstance(value, Collection) else (value,)
-    for one in paths:
-        if not isinstance(one, str | os.PathLike):
-            raise SpecError(
-                f"inputs={value!r} is not usable; it must be a path, a glob, or a list of these"
-            )
-    return paths
+    user: str | int | None
+
+
+class SqlFixture(CommonOptions, total=False):
+    """The options of all SQL services."""
+
+    user: str
+    password: str
+    database: str
+
+
+class PostgresFixture(SqlFixture, total=False):
+    """The options of `Postgres`."""
+
+    extensions: Sequence[str]
+
+
+class MariaDBFixture(SqlFixture, total=False):
+    """The options of `MariaDB` and `MySQL`."""
+
+    root_password: str
+
+
+class RedisFixture(CommonOptions, total=False):
+    """The options of `Redis` and `Valkey`."""
+
+    user: str | int | None
+    password: str
+    database: int
+
+
+class NatsFixture(CommonOptions, total=False):
+    """The options of `Nats`."""
+
+    jetstream: bool
+    user: str
+    password: str
+
+
+class MosquittoFixture(CommonOptions, total=False):
+    """The options of `Mosquitto`."""
+
+    user: str
+    password: str
+    users: Mapping[str, str] | None
+
+
+class NginxFixture(CommonOptions, total=False):
+    """The options of `Nginx`."""
+
+    user: str | int | None
+    root: _Path | None
+    config: _Path | None
+
+
+class RabbitMQFixture(CommonOptions, total=False):
+    """The options of `RabbitMQ`."""
+
+    user: str
+    password: str
+    vhost: str
+
+
+class SmtpFixture(CommonOptions, total=False):
+    """The options of `Smtp`."""
+
+    user: str
+    password: str
+    refused: Sequence[str]
+
+
+class OpenSSHFixture(CommonOptions, total=False):
+    """The options of `OpenSSH`."""
+
+    user: str
+    password: str
+    sftp_only: bool
+
+
+class OpenLDAPFixture(CommonOptions, total=False):
+    """The options of `OpenLDAP`."""
+
+    base: str
+    password: str
+
+
+class MotoFixture(CommonOptions, total=False):
+    """The options of `Moto`."""
+
+    user: str | int | None
+    buckets: Sequence[str]
+    region: str
+
+
+class InfluxDBFixture(SqlFixture, total=False):
+    """The options of `InfluxDB`."""
+
+
+class HAProxyFixture(CommonOptions, total=False):
+    """The options of `HAProxy`."""
+
+    user: str | int | None
+    backends: Sequence[str]
+    mode: Literal["http", "tcp"]
+    config: _Path | None
+
+
+class PgBouncerFixture(SqlFixture, total=False):
+    """The options of `PgBouncer`."""
+
+    server: str
+    pool_mode: Literal["session", "transaction", "statement"]
+
+
+class BindFixture(CommonOptions, total=False):
+    """The options of `Bind9`."""
+
+    user: str | int | None
+    zones: Mapping[str, Sequence[str] | _Path] | None
+
+
+class SquidFixture(CommonOptions, total=False):
+    """The options of `Squid`."""
+
+    user: str
+    password: str

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from pytest_containers import wait
-from pytest_containers.images.image import Image
-from pytest_containers.services.base import Service
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.model import wait
+from pytest_containers.model.engine import Container
+from pytest_containers.model.image import Image
+from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.services.certificates import AUTHORITY, CERTIFICATE, KEY
+from pytest_containers.services.service import Service
+from pytest_containers.services.steps import maker_of, run_step
 from pytest_containers.state.warm import Stage, nothing
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container
+    from pytest_containers.services.options import RabbitMQFixture
+
 
 _NODE = "rabbit@localhost"
+_ERLANG_ARGUMENTS = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
 _HOME, _PACKAGED = "/var/lib/rabbitmq", "/usr/lib/rabbitmq/bin"
 
 
@@ -22,8 +27,9 @@ class RabbitMQ(Service):
     """A RabbitMQ node.
 
     Args:
-        user, password: As RABBITMQ_DEFAULT_USER and RABBITMQ_DEFAULT_PASS of the official image.
-        vhost: The virtual host that is made for it.
+        user, password: The values of RABBITMQ_DEFAULT_USER and RABBITMQ_DEFAULT_PASS of the
+            official image.
+        vhost: The virtual host to make.
         **options: See `Service`.
     """
 
@@ -33,9 +39,30 @@ class RabbitMQ(Service):
     packages: ClassVar[str] = "rabbitmq-server"
     scheme: ClassVar[str] = "amqp"
     port_variables: ClassVar[tuple[str, ...]] = ("RABBITMQ_NODE_PORT",)
+    has_tls: ClassVar[bool] = True
+    tls_number: ClassVar[int] = 5671
+    tls_scheme: ClassVar[str] = "amqps"
+    server_user: ClassVar[str] = "rabbitmq"
+    refused_variables: ClassVar[Mapping[str, str]] = {
+        "RABBITMQ_DEFAULT_*_FILE": "pass the value itself, as user= or password=",
+        "RABBITMQ_SSL_*": "pass tls=True, or mount a file in /etc/rabbitmq/conf.d",
+        "RABBITMQ_MANAGEMENT_SSL_*": "mount a file in /etc/rabbitmq/conf.d",
+        "RABBITMQ_VM_MEMORY_HIGH_WATERMARK": "mount a file in /etc/rabbitmq/conf.d",
+    }
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def fixture(cls, **options: Unpack[RabbitMQFixture]) -> Any:
+            """Make a fixture; see `Service.fixture`."""
 
     def __init__(
-        self, *, user: str = "test", password: str = "test", vhost: str = "/", **options: Any
+        self,
+        *,
+        user: str = "containers",
+        password: str = "containers",
+        vhost: str = "/",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.user: str = self.env.get("RABBITMQ_DEFAULT_USER", user)
@@ -49,67 +76,89 @@ class RabbitMQ(Service):
             f"-rabbit default_vhost <<{_erlang(self.database)}>> "
             "-rabbit loopback_users []"
         )
+        if self.tls:
+            names = (("cacertfile", AUTHORITY), ("certfile", CERTIFICATE), ("keyfile", KEY))
+            # A string of Erlang is a list of numbers, which no shell takes apart.
+            files = ",".join(f"{{{name},[{_erlang(path)}]}}" for name, path in names)
+            config += f" -rabbit tcp_listeners [] -rabbit ssl_listeners [{self.number}]"
+            config += f" -rabbit ssl_options [{files}]"
+        config = f"{config} {self.env.get(_ERLANG_ARGUMENTS, '')}".rstrip()
         return {
-            # A node's files carry its name, and every container has another host name.
-            "RABBITMQ_NODENAME": _NODE, "HOME": _HOME, "RABBITMQ_LOGS": "-",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": config,
+            # The files of a node contain its name, and every container has another host name.
+            "RABBITMQ_NODENAME": _NODE,
+            "HOME": _HOME,
+            "RABBITMQ_LOGS": "-",
             "RABBITMQ_PID_FILE": "/tmp/rabbitmq.pid",
             "LANG": "C.UTF-8",
             **self.env,
-        }  # fmt: skip
+            _ERLANG_ARGUMENTS: config,
+        }
 
     def serve(self, image: Image) -> ContainerSpec:
-        """The node, on its own files."""
-        # The packages' own wrapper hides the output and the signals.
+        """Return the spec of the node."""
+        # The wrapper of the Debian package hides output and signals.
         program = f"{_PACKAGED}/rabbitmq-server" if self.is_packaged(image) else "rabbitmq-server"
-        return self.spec([program], _Ready(), env=self._env(), user="rabbitmq", workdir=_HOME)
+        return self.spec(
+            [program],
+            _RabbitMQReady(self.number, self.tls),
+            env=self._env(),
+            user="rabbitmq",
+            workdir=_HOME,
+        )
 
     def prepare(self, image: Image) -> Sequence[Stage]:
-        """A first start: the node's database, users and feature flags."""
+        """Return the stage of a first start, which makes the database, users and feature flags."""
         stages = []
         if self.is_packaged(image):
-            # The package's installation made them, but on this machine, not in the container.
-            spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())
-            stages.append(Stage("directories", spec, _make_directories, {}, traced=False))
+            # The package has made its directories on this machine, not in the container.
+            stages.append(
+                Stage("directories", self.idle(image), self._make_directories, {}, traced=False)
+            )
         parts = {"the service": self.known_by()}
         stages.append(
             Stage("first start", self.serve(image), nothing, parts, traced=False, clean=True)
         )
         return stages
 
+    def _make_directories(self, container: Container) -> None:
+        maker = maker_of(container, "rabbitmq")
+        owner = ["-o", "rabbitmq", "-g", "rabbitmq"]
+        folders = self.server_mounts().free([_HOME, "/var/log/rabbitmq", "/etc/rabbitmq"])
+        if folders:
+            run_step(container, "directories", ["install", "-d", *owner, *folders], user=maker)
+
     def ctl(self, *words: str) -> str:
-        """Run ``rabbitmqctl``.
+        """Run ``rabbitmqctl`` and return its output.
 
         Raises:
-            ExecError: It failed.
+            ExecError: The command failed.
         """
         result = self.exec(
-            ["rabbitmqctl", "-q", "-n", _NODE, *words], env=self._env(), check=True, text=True
+            ["rabbitmqctl", "-q", "-n", self._node(), *words],
+            env=self._env(),
+            check=True,
+            text=True,
         )
         return str(result.stdout)
 
     def version_command(self) -> list[str]:
-        """See `Service.version_command`."""
-        return ["rabbitmqctl", "-n", _NODE, "version"]
+        """Return the command that prints the version."""
+        return ["rabbitmqctl", "-n", self._node(), "version"]
+
+    def _node(self) -> str:
+        return self.env.get("RABBITMQ_NODENAME", _NODE)
 
 
-def _make_directories(container: Container) -> None:
-    container.exec(["true"], user="rabbitmq")  # says what is missing where there is one id only
-    owner = ["-o", "rabbitmq", "-g", "rabbitmq"]
-    folders = [_HOME, "/var/log/rabbitmq", "/etc/rabbitmq"]
-    container.exec(["install", "-d", *owner, *folders], check=True)
+def _erlang(value: str) -> str:
+    return ",".join(str(byte) for byte in value.encode())
 
 
-def _erlang(text: str) -> str:
-    return ",".join(str(byte) for byte in text.encode())
+class _RabbitMQReady(wait.Talk):
+    """A wait for Connection.Start in response to the protocol header (AMQP 0-9-1, 2.2.4)."""
 
-
-class _Ready(wait.Talk):
-    """It answers the protocol header with Connection.Start (AMQP 0-9-1, 2.2.4)."""
-
-    def __init__(self) -> None:
-        super().__init__(b"AMQP\x00\x00\x09\x01", 5672)
+    def __init__(self, number: int, tls: bool) -> None:
+        super().__init__(b"AMQP\x00\x00\x09\x01", number, tls)
 
     def answer(self, data: bytes) -> str | None:
-        """See `Talk.answer`."""
+        """Check the response; see `Talk.answer`."""
         return None if data[:1] == b"\x01" else f"the answer was {data[:60]!r}"

@@ -1,76 +1,79 @@
-"""What SQL servers have in common."""
+"""The base of SQL servers."""
 
 from __future__ import annotations
 
 import copy
-import gzip
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pytest_containers.errors import ExecError, hide_frames
-from pytest_containers.services.base import Service
+from pytest_containers.model.errors import ExecError, hide_frames
+from pytest_containers.services.service import Service
 
 __tracebackhide__ = hide_frames
 
 
 class SqlService(Service):
-    """A service that knows databases: it runs SQL and clones them."""
+    """A service with databases, which it can clone, and an SQL client."""
 
+    has_databases: ClassVar[bool] = True
     scripts: ClassVar[tuple[str, ...]] = (".sql", ".sql.gz", ".sh")
 
     @abstractmethod
     def sql(self, text: str | bytes, *, database: str | None = None) -> list[list[str]]:
-        """Run SQL with the server's own client program; no driver is needed.
+        """Run SQL with the client program of the server; no driver is needed.
 
         Args:
             text: One or more statements.
-            database: None is its own.
+            database: The database; None is the one of the service.
 
         Returns:
-            The rows of all statements, one after the other, each a list of texts; NULL is an
-            empty text.
+            The rows of all statements in order, each a list of strings; NULL is an empty string.
 
         Raises:
-            ExecError: A statement failed; none after it was run.
+            ExecError: A statement failed; later ones were not run.
         """
 
     def run_script(self, path: Path) -> None:
-        """``.sql``, ``.sql.gz``, and ``.sh`` for the shell of the container."""
+        """Run a ``.sql``, ``.sql.gz`` or ``.sh`` script."""
         if path.name.endswith(".sql"):
             self.sql(path.read_bytes())
         elif path.name.endswith(".sql.gz"):
+            import gzip
+
             self.sql(gzip.decompress(path.read_bytes()))
         else:
             super().run_script(path)
 
     def of_database(self, name: str) -> Self:
-        """The same server, and another of its databases."""
+        """Return a copy that uses another database of the same server."""
         other = copy.copy(self)
         other.database = name
         return other
 
     @abstractmethod
     def clone_database(self, name: str, template: str) -> None:
-        """Make database `name` as a copy of `template`, which nobody is connected to."""
+        """Make database `name` as a copy of `template`, which must have no connections."""
 
     @abstractmethod
     def drop_database(self, name: str) -> None:
-        """Remove a database and end who is connected to it; one that is not there is fine."""
+        """Remove a database and close its connections; idempotent."""
 
-    def _client(self, command: Sequence[str], text: str | bytes, **options: Any) -> str:
-        """Run a client program on SQL; what it wrote.
+    def _client(self, command: Sequence[str], sql: str | bytes, **options: Any) -> str:
+        """Run SQL with a client program and return its output.
 
         Raises:
-            ExecError: With the server's message.
+            ExecError: A statement failed; with the message of the server.
         """
-        data = text.encode() if isinstance(text, str) else text
-        result = self.exec(command, input=data, **options)
+        script = sql.encode() if isinstance(sql, str) else sql
+        result = self.exec(command, input=script, **options)
         if result.returncode:
-            said = result.stderr.decode(errors="replace").strip()
+            message = result.stderr.decode(errors="replace").strip()
             raise ExecError(
-                f"SQL in {self.name!r} failed: {said}", returncode=result.returncode,
-                stdout=result.stdout, stderr=result.stderr,
-            )  # fmt: skip
+                f"SQL in {self.name!r} failed: {message}",
+                returncode=result.returncode,
+                stdout=result.stdout,
+                stderr=result.stderr,
+            )
         return str(result.stdout.decode())

@@ -1,1 +1,1 @@
-"""Warm state: what was made once, with what it depends on, to start from again and again."""
+"""States: seeded data that is made once, with its inputs, and reused."""

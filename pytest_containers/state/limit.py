@@ -1,4 +1,4 @@
-"""A limit for code that may hang."""
+"""A time limit for seeds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
-from pytest_containers.errors import ContainersError, SeedError, hide_frames
-
-if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container
+from pytest_containers.model.engine import Container
+from pytest_containers.model.errors import ContainersError, SeedError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -20,27 +17,27 @@ _GRACE_S = 2.0
 
 @contextmanager
 def time_limit(limit_s: float | None, container: Container, title: str) -> Iterator[None]:
-    """Raise when the body takes longer.
+    """Raise an error if the body takes longer.
 
-    First the container is killed, which ends code that waits for it; what still goes on is
-    interrupted, if it is in the main thread.
+    The container is killed first, which ends code that waits for it. If the body still runs then,
+    it is interrupted; this works in the main thread only.
 
     Raises:
-        SeedError: It took longer.
+        SeedError: The body took longer.
     """
     if limit_s is None:
         yield
         return
     done, late = threading.Event(), threading.Event()
     main = threading.current_thread() is threading.main_thread()
-    # Not the handler that is there: workers of pytest-xdist ignore the signal.
+    # Workers of pytest-xdist ignore the signal.
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None
 
     def watch() -> None:
         if done.wait(limit_s):
             return
         late.set()
-        with suppress(ContainersError):  # it has ended: whatever hangs is not waiting for that
+        with suppress(ContainersError):  # the container has already ended
             container.kill()
         if main and not done.wait(_GRACE_S):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -56,7 +53,7 @@ def time_limit(limit_s: float | None, container: Container, title: str) -> Itera
     finally:
         done.set()
         watcher.join()
-        if main and earlier is not None:  # a handler that was not set from Python cannot be, now
+        if main and earlier is not None:  # None: the handler was not set from Python
             signal.signal(signal.SIGINT, earlier)
     if late.is_set():
         raise _too_long(title, limit_s)
@@ -64,7 +61,7 @@ def time_limit(limit_s: float | None, container: Container, title: str) -> Itera
 
 def _too_long(title: str, limit_s: float) -> SeedError:
     return SeedError(
-        f"{title} did not end within {limit_s:g} s and was interrupted; let it do less, or give it "
-        "more time with seed_timeout_s",
+        f"{title} did not end within {limit_s:g} s and was interrupted; make it faster, or raise "
+        "the limit with seed_timeout_s",
         timeout_s=limit_s,
     )

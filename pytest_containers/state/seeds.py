@@ -1,4 +1,4 @@
-"""Seeds: what brings a fresh service into the state that tests want, and what tells two apart."""
+"""Seeds: functions and scripts that put initial data into a service, with their identities."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_containers.errors import SpecError, hide_frames
+from pytest_containers.model.errors import SpecError, hide_frames
 from pytest_containers.state.trace import NAMED_EVENT
-from pytest_containers.state.values import Known
+from pytest_containers.state.values import ValueDigest
 
 __tracebackhide__ = hide_frames
 
-SCRIPTS = (".sql", ".sql.gz", ".sh", ".js", ".redis")
-"""Ends of names of files that some service can apply; which ones is the service's to say."""
+SCRIPTS = (".sql", ".sql.gz", ".sh", ".js", ".redis", ".ldif", ".lp")
+"""Suffixes of the scripts that any service can run; each service accepts some of them."""
 UNSHARED = "only in this process, since it holds"
-"""In an identity: what follows cannot be known by value, so no other process has this seed."""
+"""In an identity: the types that follow have no digest, so no other process has this seed."""
 _BACKWARDS = (".down.sql", ".rollback.sql", ".undo.sql")
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One step.
+    """A function or script that changes the data of a service.
 
     Attributes:
-        title: For people: a function's or a file's name.
-        identity: Equal for equal seeds; part of the state's key. A script's has its whole path,
-            since two directories may have a script of one name.
-        apply: Does it; gets the ready service or container.
-        module: The file that a function is in.
+        title: The name of the function or file, for messages.
+        identity: Equal for equal seeds; part of the key of the state. That of a script has the
+            whole path, since scripts in two directories may have the same name.
+        apply: Runs the seed on the ready service or container.
+        module: The file of the function; None for a script.
     """
 
     title: str
@@ -44,15 +44,15 @@ class Seed:
 
 
 def seeds_of(value: Any, folder: Path) -> list[Seed]:
-    """The steps that ``seed=`` stands for.
+    """Return the seeds of a ``seed=`` argument.
 
     Args:
-        value: A callable, a path of a script or of a directory of scripts, or several of them in a
-            sequence; each one builds on what those before it have made. None is none.
-        folder: What relative paths are relative to.
+        value: A callable, the path of a script or of a directory of scripts, or a sequence of
+            these, each of which builds on the previous ones; None for no seeds.
+        folder: The directory that relative paths start from.
 
     Raises:
-        SpecError: It is nothing of that, or a path does not exist.
+        SpecError: The value is of another type, or a path does not exist.
     """
     if value is None:
         return []
@@ -61,7 +61,7 @@ def seeds_of(value: Any, folder: Path) -> list[Seed]:
     if callable(value):
         return [_of_callable(value)]
     if isinstance(value, Sequence):
-        return [seed for one in value for seed in seeds_of(one, folder)]
+        return [seed for item in value for seed in seeds_of(item, folder)]
     raise SpecError(
         f"seed {value!r} is not usable; it must be a callable, the path of a script or of a "
         "directory of scripts, or a list of these"
@@ -73,7 +73,7 @@ def _of_path(path: Path, folder: Path) -> Seed:
     if path.is_dir():
         if not scripts_in(path):
             raise SpecError(
-                f"seed {path}: there is no script in that directory; names end with "
+                f"seed {path}: the directory has no scripts; their names end with "
                 f"{', '.join(SCRIPTS)}",
                 path=str(path),
             )
@@ -84,11 +84,11 @@ def _of_path(path: Path, folder: Path) -> Seed:
         )
     if not path.is_file():
         raise SpecError(
-            f"seed {path} does not exist; relative paths are relative to {folder}", path=str(path)
+            f"seed {path} does not exist; relative paths start from {folder}", path=str(path)
         )
     if not path.name.endswith(SCRIPTS):
         raise SpecError(
-            f"seed {path} is of no known kind; names of scripts end with {', '.join(SCRIPTS)}",
+            f"seed {path} is not a script; names of scripts end with {', '.join(SCRIPTS)}",
             path=str(path),
         )
     return Seed(
@@ -97,16 +97,16 @@ def _of_path(path: Path, folder: Path) -> Seed:
 
 
 def scripts_in(path: Path) -> list[Path]:
-    """The scripts of a directory in order: numbers in names count as numbers.
+    """Return the scripts of a directory in natural order: ``2.sql`` before ``10.sql``.
 
-    Migrations backwards (``.down.sql`` …) are left out.
+    Down migrations (``.down.sql`` …) are left out.
     """
-    found = [
+    scripts = [
         Path(path, name)
-        for name in os.listdir(path)  # told to the trace: another file makes another state
+        for name in os.listdir(path)  # the trace records it: a new file changes the state
         if name.endswith(SCRIPTS) and not name.endswith(_BACKWARDS)
     ]
-    return sorted(found, key=_natural)
+    return sorted(scripts, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -121,16 +121,16 @@ def _apply_all(target: Any, path: Path) -> None:
 
 
 def apply_script(target: Any, path: Path) -> None:
-    """Let a service, or the shell of a container, run a script.
+    """Run a script with a service, or with the shell of a container.
 
     Raises:
-        SpecError: It is nothing that can be run there.
-        ExecError: It failed; with its output.
+        SpecError: The target cannot run the script.
+        ExecError: The script failed; with its output.
     """
     sys.audit(NAMED_EVENT, str(path))
-    own = getattr(target, "run_script", None)
-    if own is not None:
-        own(path)
+    run_script = getattr(target, "run_script", None)
+    if run_script is not None:
+        run_script(path)
     elif path.name.endswith(".sh"):
         target.exec(["/bin/sh", "-e"], input=path.read_bytes(), check=True)
     else:
@@ -141,18 +141,20 @@ def apply_script(target: Any, path: Path) -> None:
 
 
 def _of_callable(function: Callable[[Any], object]) -> Seed:
-    known = Known(function)
-    identity = known.digest
-    if known.unknown:
-        identity += f"\n{UNSHARED} {' and '.join(sorted(known.unknown))}"
+    value = ValueDigest(function)
+    identity = value.digest
+    if value.opaque:
+        identity += f"\n{UNSHARED} {' and '.join(sorted(value.opaque))}"
     inner = _inner(function)
     code = getattr(inner, "__code__", None)
     module = code.co_filename if code is not None else inspect.getsourcefile(type(inner))
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     return Seed(
-        name.rpartition(".<locals>.")[2], identity, functools.partial(_run, function),
+        name.rpartition(".<locals>.")[2],
+        identity,
+        functools.partial(_run, function),
         os.path.realpath(module) if module else None,
-    )  # fmt: skip
+    )
 
 
 def _inner(function: Any) -> Any:
@@ -168,16 +170,16 @@ def _inner(function: Any) -> Any:
 
 
 def _run(function: Callable[[Any], object], target: Any) -> None:
-    """Call a seed, to its end: a call of an ``async def`` alone does nothing.
+    """Call a seed, and await the result of an ``async def``.
 
     Raises:
-        SpecError: It is a generator, which nobody would exhaust, or asynchronous in a running loop.
+        SpecError: The seed is a generator, or it is asynchronous and an event loop is running.
     """
     result = function(target)
     if isinstance(result, Generator | AsyncGenerator):
         raise SpecError(
             f"seed {function!r} is a generator, and nothing of it has run; return instead of "
-            "yielding, since what a seed has made is never taken down"
+            "yielding, since a seed has no teardown"
         )
     if isinstance(result, Awaitable):
         _await(result, function)
@@ -195,8 +197,8 @@ def _await(result: Awaitable[object], function: object) -> None:
         asyncio.run(whole())
         return
     if isinstance(result, Coroutine):
-        result.close()  # else it warns that nobody has awaited it
+        result.close()  # avoids the warning that it was never awaited
     raise SpecError(
         f"seed {function!r} is asynchronous and cannot be awaited where an event loop runs "
-        "already; start its service outside of the loop, or use a plain function"
+        "already; start its service outside the loop, or use a synchronous function"
     )

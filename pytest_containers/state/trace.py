@@ -1,8 +1,8 @@
-"""What code uses while it runs: files, directories, modules, packages, environment variables.
+"""A trace of the files, directories, modules, packages and variables that code uses.
 
-Reads of files are told by audit events (PEP 578), reads of variables by `os.environ` itself, and
-functions that run by `sys.monitoring` (PEP 669; a profile function before Python 3.12). What other
-processes read is not seen, but for files below the project that are named on their command lines.
+Audit events (PEP 578) report reads of files, a patched `os.environ` reports reads of variables, and
+`calls` reports functions that run. Reads of other processes are not traced, except files of the
+project on their command lines.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import source_from_cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
+from pytest_containers.state.calls import watching
+
 READ_EVENT = "pytest_containers.read"
-"""Audit event of this project: a path that is read by one of its own processes."""
+"""An audit event of this project: one of its processes reads a path."""
 
 NAMED_EVENT = "pytest_containers.named"
-"""The same of a path that the user has named: it counts wherever it is."""
+"""The same for a path that the user has named; it counts outside the project as well."""
 
 _COMMON_NAMES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "COV_CORE_", "COVERAGE_")
 _LISTED = ("os.listdir", "os.scandir")
@@ -31,24 +32,24 @@ _TOOLS = re.compile(
     r"/(\.git|\.hg|\.svn|\.jj|\.tox|\.nox|\.venv|\.direnv|\.eggs|\.hypothesis|\.idea|\.vscode"
     r"|\.cache|\.\w+_cache|__pycache__)/|/\.coverage[^/]*/\Z"
 )
-"""What tools keep in a project for themselves, which changes with every run."""
+"""Directories and files that tools keep in a project, and that change with every run."""
 
 
-class Trace:
-    """What was used below `root` while `recording` lasted.
+class UsageTrace:
+    """The files, code and variables below `root` that were used while `recording` lasted.
 
     Args:
-        root: The project.
-        ignored: Variables whose values are no inputs.
-        outside: Directories below it that are no part of it.
+        root: The directory of the project.
+        ignored: Variables whose values do not count as inputs.
+        outside: Directories below `root` that do not belong to the project.
 
     Attributes:
-        files, folders: Absolute paths that were read, that existed and are below `root`, or were
-            named by the user.
-        absent: Those below `root` where there was nothing.
-        executed: By file below `root`, the functions that ran.
-        packages: Top names of installed packages whose functions ran.
-        variables: Names that were read from the environment, with their values then.
+        files, folders: Absolute paths that were read: below `root`, or named by the user.
+        absent: Paths below `root` that were tried and do not exist.
+        executed: The functions that ran, by file below `root`.
+        packages: Top-level names of the installed packages whose functions ran.
+        variables: Environment variables that were read, with their values at that time.
+        blind: True if functions may have run unseen, so that all loaded code counts.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Trace:
     ) -> None:
         self.ignored: frozenset[str] = frozenset(ignored)
         self._root = os.path.join(os.path.realpath(root), "")
-        others = [*_environments(), *(os.path.join(os.path.realpath(one), "") for one in outside)]
-        # A project may lie in one of them: /usr/src/app with Debian's Python, of /usr.
-        self._outside = tuple(one for one in others if not self._root.startswith(one))
+        excluded = (os.path.join(os.path.realpath(path), "") for path in outside)
+        # The project may be below one of them: /usr/src/app and Debian's Python below /usr.
+        self._outside = tuple(
+            path for path in (*_environments(), *excluded) if not self._root.startswith(path)
+        )
         self._packages: dict[str, str | None] = {}
         self.files: set[str] = set()
         self.folders: set[str] = set()
@@ -66,15 +69,16 @@ class Trace:
         self.executed: dict[str, set[str]] = {}
         self.packages: set[str] = set()
         self.variables: dict[str, str | None] = {}
+        self.blind: bool = False
         self._seen: dict[str, str | None] = {}
         self._written: set[str] = set()
 
     def note(self, path: Any, *, tried: bool = False, named: bool = False) -> None:
-        """`path` was read.
+        """Record that `path` was read.
 
         Args:
-            tried: Whether it was, also where there is nothing.
-            named: It counts wherever it is.
+            tried: Record it even if it does not exist.
+            named: Record it even if it is outside the project.
         """
         if not isinstance(path, str | bytes | os.PathLike):
             return
@@ -90,16 +94,16 @@ class Trace:
             self.absent.add(real)
 
     def note_written(self, path: Any) -> None:
-        """`path` is written: what is read of it from now on is no input."""
+        """Record that `path` is written, so that later reads of it do not count."""
         if isinstance(path, str | bytes | os.PathLike):
             self._written.add(os.path.realpath(os.fsdecode(path)))
 
     def made(self, path: str) -> bool:
-        """Whether the code itself has written `path`."""
+        """Return True if the code itself has written `path`."""
         return path in self._written
 
     def note_code(self, code: CodeType) -> None:
-        """A function ran."""
+        """Record that a function ran."""
         path = self._below(code.co_filename)
         if path is not None:
             name = code.co_qualname.partition(".<locals>")[0]
@@ -107,21 +111,34 @@ class Trace:
         else:
             self._note_package(code.co_filename)
 
+    def note_missed(self) -> None:
+        """Record that functions may have run unseen."""
+        self.blind = True
+
+    def used_packages(self) -> set[str]:
+        """Return `packages`; if functions may have run unseen, those of all loaded modules."""
+        if self.blind:
+            for module in list(sys.modules.values()):
+                path = getattr(module, "__file__", None)
+                if isinstance(path, str):
+                    self._note_package(path)
+        return self.packages
+
     def _note_package(self, path: str) -> None:
         if path not in self._packages:
-            _, found, rest = path.rpartition("-packages/")
-            top = rest.partition("/")[0].removesuffix(".py") if found else ""
+            _, separator, relative = path.rpartition("-packages/")
+            top = relative.partition("/")[0].removesuffix(".py") if separator else ""
             self._packages[path] = top or None
-        known = self._packages[path]
-        if known is not None:
-            self.packages.add(known)
+        package = self._packages[path]
+        if package is not None:
+            self.packages.add(package)
 
     def counts(self, variable: str) -> bool:
-        """Whether its value is an input: not if it is different in every run."""
+        """Return True if the variable is an input; False if it differs in every run."""
         return variable not in self.ignored and not variable.startswith(_COMMON_NAMES)
 
     def modules(self) -> Iterator[str]:
-        """Files of all modules below `root` that are loaded now."""
+        """Iterate over the files of all loaded modules below `root`."""
         for module in list(sys.modules.values()):
             path = getattr(module, "__file__", None)
             if isinstance(path, str) and path.endswith(".py"):
@@ -130,7 +147,7 @@ class Trace:
                     yield real
 
     def _below(self, path: str) -> str | None:
-        """The real path if it is a file of the project's own."""
+        """Return the real path of a file of the project; None for other files."""
         path = path if path.startswith(("/", "<")) else os.path.abspath(path)
         if path not in self._seen:
             self._seen[path] = self._resolved(path)
@@ -148,7 +165,7 @@ class Trace:
 
 
 def _environments() -> Iterator[str]:
-    """Directories of installed packages and of Python's own modules, wherever they are."""
+    """Iterate over the directories of installed packages and of the standard library."""
     installed = (path for path in sys.path if path.endswith("-packages"))
     for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *installed}:
         yield os.path.join(os.path.realpath(path), "")
@@ -161,7 +178,7 @@ def _source_of(path: str) -> str:
         return path
 
 
-_recording: Trace | None = None
+_recording: UsageTrace | None = None
 _installed = False
 
 
@@ -176,7 +193,7 @@ def _hook(event: str, args: Sequence[Any]) -> None:
         else:
             trace.note_written(path)
     elif event in _LISTED:
-        # The import system lists all of sys.path, where a project may be with all it has.
+        # The import system lists all of sys.path, which may include the project.
         if not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
             trace.note(args[0] or os.getcwd(), tried=True)
     elif event == READ_EVENT:
@@ -196,14 +213,14 @@ def _reads(mode: Any, flags: Any) -> bool:
 
 
 @contextmanager
-def recording(trace: Trace) -> Iterator[None]:
-    """Record into `trace` meanwhile. One at a time."""
+def recording(trace: UsageTrace) -> Iterator[None]:
+    """Record into `trace` while the body runs. Only one trace can be active."""
     global _installed, _recording
-    if not _installed:  # an audit hook stays for good; without a trace it does nothing
+    if not _installed:  # an audit hook cannot be removed; without a trace it does nothing
         _installed = True
         sys.addaudithook(_hook)
     with ExitStack() as stack:
-        stack.enter_context(_functions(trace))
+        stack.enter_context(watching(trace.note_code, trace.note_missed))
         stack.enter_context(_environment(trace))
         _recording = trace
         stack.callback(_stop)
@@ -216,50 +233,8 @@ def _stop() -> None:
 
 
 @contextmanager
-def _functions(trace: Trace) -> Iterator[None]:
-    if sys.version_info >= (3, 12):
-        with _monitoring(trace.note_code):
-            yield
-        return
-    earlier, threads = sys.getprofile(), threading.getprofile()
-
-    def profile(frame: FrameType, event: str, arg: Any) -> None:
-        if event == "call":
-            trace.note_code(frame.f_code)
-
-    sys.setprofile(profile)
-    threading.setprofile(profile)
-    try:
-        yield
-    finally:
-        sys.setprofile(earlier)
-        threading.setprofile(threads)
-
-
-@contextmanager
-def _monitoring(note: Callable[[CodeType], None]) -> Iterator[None]:
-    monitoring = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # from Python 3.12
-    tool = next(one for one in (4, 3, 2, 1, 0) if monitoring.get_tool(one) is None)
-
-    def started(code: CodeType, offset: int) -> Any:
-        note(code)
-        return monitoring.DISABLE  # once is enough
-
-    monitoring.use_tool_id(tool, "pytest-containers")
-    try:
-        monitoring.register_callback(tool, monitoring.events.PY_START, started)
-        monitoring.set_events(tool, monitoring.events.PY_START)
-        monitoring.restart_events()
-        yield
-    finally:
-        monitoring.set_events(tool, 0)
-        monitoring.register_callback(tool, monitoring.events.PY_START, None)
-        monitoring.free_tool_id(tool)
-
-
-@contextmanager
-def _environment(trace: Trace) -> Iterator[None]:
-    """Notes variables that are read, unless the code itself has set them before."""
+def _environment(trace: UsageTrace) -> Iterator[None]:
+    """Record variables that are read, unless the code has set them before."""
     kind = type(os.environ)
     reads: Counter[str] = Counter()
     before = dict(os.environ)
@@ -278,7 +253,7 @@ def _environment(trace: Trace) -> Iterator[None]:
 
     def copied(self: Any) -> Any:
         nonlocal copies
-        copies += 1  # of all of it, for a child mostly: no reads of single ones
+        copies += 1  # of the whole environment, usually for a child: no reads of single variables
         return iterate(self)
 
     kind.__getitem__, kind.__setitem__, kind.__iter__ = read, write, copied  # type: ignore[method-assign]

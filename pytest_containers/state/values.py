@@ -1,8 +1,8 @@
-"""What data and functions are, by value, as a digest: equal in two runs exactly when they are.
+"""Digests of data and functions by value, equal in two runs if the values are equal.
 
-Values are taken apart as `pickle` would take them apart, and functions into their bytecode, so that
-neither where they are in memory nor where they are in a file counts. What cannot be known so (a
-lock, an open file, an iterator half through) is equal to itself only, and in this process only.
+Values are decomposed as for `pickle`, and functions into their bytecode, so that positions in
+memory or in a file do not count. An opaque value (a lock, an open file, a used iterator) is equal
+to itself only, within this process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from pytest_containers.errors import hide_frames
+from pytest_containers.model.errors import hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -31,30 +31,30 @@ _MADE_BY_CLASS = (
 )  # fmt: skip
 
 _tokens: dict[int, tuple[object, str]] = {}
-"""By id, what is equal to itself only; kept alive, since ids of the dead are given again."""
+"""Opaque values by id, with random digests; kept alive, since ids of freed objects are reused."""
 
 
-class Known:
-    """The digest of one value.
+class ValueDigest:
+    """The digest of a value.
 
     Attributes:
-        digest: Hex digits.
-        unknown: Types of what could not be known by value: then no other process has this digest.
+        digest: Hexadecimal digits.
+        opaque: The types of opaque parts; if there are any, no other process has this digest.
     """
 
     def __init__(self, value: object) -> None:
-        self.unknown: set[str] = set()
+        self.opaque: set[str] = set()
         self._open: dict[int, int] = {}
         self._done: dict[int, tuple[object, str]] = {}
         self.digest: str
         try:
             self.digest = self._of(value)
         except RecursionError:
-            self.digest = self._unknown(value)
+            self.digest = self._opaque_digest(value)
 
     def _of(self, value: object) -> str:
-        """A digest with the value's kind in it, so that 1 is not True and a list no tuple."""
-        if id(value) in self._open:  # it contains itself: how far up that is
+        """Return a digest that includes the type, so that 1 differs from True."""
+        if id(value) in self._open:  # the value contains itself, this number of levels up
             return f"up {len(self._open) - self._open[id(value)]}"
         if type(value) in _PLAIN:
             return _digest([type(value).__name__, repr(value)])
@@ -62,18 +62,18 @@ class Known:
             return self._done[id(value)][1]
         self._open[id(value)] = len(self._open)
         try:
-            found = _digest([_name(type(value)), *self._parts(value)])
+            digest = _digest([_name(type(value)), *self._parts(value)])
         except RecursionError:
             raise
-        except Exception:  # noqa: BLE001 - whatever a __reduce__ or property of the user's raises
-            found = self._unknown(value)
+        except Exception:  # noqa: BLE001 - a __reduce__ or property of the user may raise anything
+            digest = self._opaque_digest(value)
         finally:
             del self._open[id(value)]
-        self._done[id(value)] = (value, found)  # with the value, whose id is given again else
-        return found
+        self._done[id(value)] = (value, digest)  # keeps the value alive, so that its id is unique
+        return digest
 
-    def _unknown(self, value: object) -> str:
-        self.unknown.add(_name(type(value)))
+    def _opaque_digest(self, value: object) -> str:
+        self.opaque.add(_name(type(value)))
         if id(value) not in _tokens:
             _tokens[id(value)] = (value, os.urandom(16).hex())
         return _tokens[id(value)][1]
@@ -85,7 +85,7 @@ class Known:
         elif kind in (set, frozenset):
             yield from sorted(map(self._of, value))
         elif kind in (dict, types.MappingProxyType):
-            yield from sorted(self._of(key) + self._of(one) for key, one in value.items())
+            yield from sorted(self._of(key) + self._of(item) for key, item in value.items())
         elif isinstance(value, types.FunctionType):
             yield from self._function(value)
         elif isinstance(value, types.CodeType):
@@ -131,7 +131,7 @@ class Known:
                 yield self._of(content)
 
     def _code(self, code: types.CodeType) -> Iterator[str]:
-        """Without lines and file: a comment above it changes nothing."""
+        """Iterate over the parts of a code object, without line numbers and file name."""
         yield code.co_code.hex()
         yield code.co_name
         yield from map(self._of, code.co_consts)
@@ -140,38 +140,43 @@ class Known:
         yield repr((code.co_kwonlyargcount, code.co_exceptiontable))
 
     def _class(self, kind: type) -> Iterator[str]:
-        """By its name where it has one: the file it is in counts by itself, as all modules do."""
+        """Iterate over the parts of a class; a global class has only its name.
+
+        The module of a global class is an input by itself.
+        """
         yield _name(kind)
-        if _found(kind.__module__, kind.__qualname__) is kind:
+        if _global(kind.__module__, kind.__qualname__) is kind:
             return
         yield from map(self._of, kind.__bases__)
-        facts = {name: one for name, one in vars(kind).items() if name not in _MADE_BY_CLASS}
-        slots = {name for name, one in facts.items() if isinstance(one, types.MemberDescriptorType)}
-        yield self._of({name: one for name, one in facts.items() if name not in slots})
+        members = {name: item for name, item in vars(kind).items() if name not in _MADE_BY_CLASS}
+        slots = {
+            name for name, item in members.items() if isinstance(item, types.MemberDescriptorType)
+        }
+        yield self._of({name: item for name, item in members.items() if name not in slots})
         yield self._of(slots)
 
     def _taken_apart(self, value: Any) -> Iterator[str]:
-        if hasattr(type(value), "__next__"):  # to look at one may change it, and to use it does
-            raise TypeError("an iterator is no data")
+        if hasattr(type(value), "__next__"):  # reading an iterator changes it
+            raise TypeError("an iterator is not data")
         reduce: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
         reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-        if isinstance(reduced, str):  # the name of a global, it says; of a local cache too
+        if isinstance(reduced, str):  # the name of a global; a local cache claims one as well
             module = getattr(value, "__module__", "")
             yield f"{module}.{reduced}"
-            if _found(module, reduced) is not value:
+            if _global(module, reduced) is not value:
                 yield self._of(value.__wrapped__)
             return
-        maker, arguments, *rest = reduced
+        maker, arguments, *optional = reduced
         yield self._of(maker)
         yield self._of(tuple(arguments))
-        state, items, pairs = [*rest, None, None, None][:3]
+        state, items, pairs = [*optional, None, None, None][:3]
         yield self._of(state)
         yield from map(self._of, items or ())
         yield from self._pairs(pairs or ())
 
     def _pairs(self, pairs: Iterable[tuple[object, object]]) -> Iterator[str]:
-        for key, one in pairs:
-            yield self._of(key) + self._of(one)
+        for key, item in pairs:
+            yield self._of(key) + self._of(item)
 
 
 def _functions_in(value: Any) -> Iterator[object]:
@@ -179,11 +184,11 @@ def _functions_in(value: Any) -> Iterator[object]:
         yield getattr(value, name, None)
 
 
-def _found(module: str, names: str) -> object:
-    found: object = sys.modules.get(module)
+def _global(module: str, names: str) -> object:
+    value: object = sys.modules.get(module)
     for name in names.split("."):
-        found = getattr(found, name, None)
-    return found
+        value = getattr(value, name, None)
+    return value
 
 
 def _name(kind: type) -> str:

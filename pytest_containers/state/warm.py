@@ -1,54 +1,53 @@
-"""Images with state on top: made once, found again while nothing of what made them has changed."""
+"""States: images with seeded data on top, made once and reused while their inputs are the same."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pytest_containers.errors import ContainersError, SeedError, hide_frames
-from pytest_containers.images.image import Image
-from pytest_containers.images.states import State, States, failure_path
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.model.engine import Container, Engine, Image
+from pytest_containers.model.errors import ContainersError, SeedError, hide_frames, tell_of_first
+from pytest_containers.model.harmless import harmless
+from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.model.states import State, StateStore
 from pytest_containers.state import facts
 from pytest_containers.state.limit import time_limit
 from pytest_containers.state.seeds import UNSHARED
-from pytest_containers.state.trace import Trace, recording
-
-if TYPE_CHECKING:
-    from pytest_containers.engines.native import Container, Engine
+from pytest_containers.state.trace import UsageTrace, recording
 
 __tracebackhide__ = hide_frames
 
-_FORMAT = 1  # counts changes of what is frozen
+_FORMAT = 1  # the version of the contents of states
 _STOP_S = 60.0
 _DAY_S = 24 * 3600.0
-_KEPT, _KEPT_S = 5, 30 * _DAY_S  # of one seed, whose inputs change; of any
-_KEPT_OTHERS, _RECENT_S = 20, 7 * _DAY_S  # seeds of one fixture; beyond that, those used lately
+_KEPT, _KEPT_S = 5, 30 * _DAY_S  # states of one seed; age limit of unused states
+_KEPT_OTHERS, _RECENT_S = 20, 7 * _DAY_S  # states of a fixture; age limit of those beyond
 _TAIL_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A step on the way to a state: a container is started, changed, ended and frozen.
+    """A step in the making of a state: start a container, change it, end it and store its files.
 
     Attributes:
-        title: For people: ``seed load_schema``.
-        spec: The container; its image is what the stages before it have made.
-        act: Changes it; gets the container when it is ready.
-        parts: What it is known by beside image and spec, by name.
-        traced: Whether `act` is the user's code, whose inputs are to be found out.
-        inputs: More of them.
-        module: The file that the user's code is in.
-        clean: Whether its program ends by itself when it is asked to, as servers do.
-        limit_s: How long `act` may take.
+        title: The title in messages: ``seed load_schema``.
+        spec: The container; its image is replaced by the result of the previous stages.
+        act: Changes the container, once it is ready.
+        parts: The parts of the key besides image and spec, by name.
+        traced: True if `act` is code of the user, whose inputs are traced.
+        inputs: Inputs that the user has declared.
+        module: The file with the code of the user.
+        clean: True if the program ends with exit code 0 after its stop signal.
+        limit_s: The time limit of `act`.
     """
 
     title: str
@@ -64,15 +63,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a stage.
+    """The result of a stage.
 
     Attributes:
-        label: Of the fixture.
-        title: Of the stage, with the file that a function is in.
-        reused: Whether it was there already.
-        reason: Why it was not.
-        seconds: What making it took, now or then.
-        made_at: Seconds since the epoch.
+        label: The label of the fixture.
+        title: The title of the stage, with the file of a function.
+        reused: True if a stored state was reused.
+        reason: The reason why the state was made, if it was not reused.
+        seconds: The time that it took to make the state.
+        made_at: The time when it was made, in seconds since the epoch.
     """
 
     label: str
@@ -83,17 +82,28 @@ class Outcome:
     made_at: float
 
 
-class Warm:
-    """The states that a test run uses.
+class WarmStates:
+    """The states of a test run.
+
+    Invariants and locks:
+
+    - A state is stored whole or not at all: `_make` keeps the files of a container that has ended.
+    - The lock of a key, which all processes share, is held from the second look for the state until
+      it is stored, so that one process makes it. Locks of the store are taken within it. No process
+      holds the locks of two keys: a stage is stored before the next one is looked for.
+    - `_images` and `_failed` belong to this process and only grow: a key has one outcome in it.
 
     Args:
-        engine: Makes containers.
-        root: The project.
-        fresh_since: Only states that are not older are used; None is any.
-        run: A name that all processes of a test run share: a seed that failed in one of them fails
-            in the others without being tried again. None is no others.
-        tell: Gets every `Outcome`.
-        ignored: Tells the variables that are different in every run and so are no inputs.
+        engine: The engine of the containers.
+        root: The directory of the project.
+        fresh_since: Ignore older states; None uses all.
+        run: A name that all processes of a test run share, so that a seed that failed in one
+            process fails at once in the others; None if there is one process only.
+        tell: A callback for every `Outcome`.
+        test: Returns the name of the test that asks for a state, for the tests that fail later.
+        failed: Gets the container of a stage that has failed, before it is removed.
+        watch: Returns a context in which something may take long; its argument says what.
+        ignored: Returns the variables that differ in every run and are not inputs.
     """
 
     def __init__(
@@ -104,6 +114,9 @@ class Warm:
         fresh_since: float | None = None,
         run: str | None = None,
         tell: Callable[[Outcome], None] = lambda outcome: None,
+        test: Callable[[], str] = str,
+        failed: Callable[[Container], object] = lambda container: None,
+        watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
         ignored: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._engine = engine
@@ -112,72 +125,80 @@ class Warm:
         self._fresh_since = fresh_since
         self._run = run
         self._tell = tell
+        self._test = test
+        self._tell_failed = failed
+        self._watch = watch
         self._ignored = ignored
-        self._found: dict[str, Image] = {}
+        self._images: dict[str, Image] = {}
         self._failed: dict[str, SeedError] = {}
 
     @property
-    def _states(self) -> States:
-        return self._engine.images.states
+    def _states(self) -> StateStore:
+        self._engine.require("snapshots")
+        return self._engine.states
 
     def image(self, label: str, base: Image, stages: Sequence[Stage], *, name: str) -> Image:
-        """`base` with all stages on top, each made if it is not there.
+        """Return `base` with all stages on top; run the stages that have no stored state.
 
-        However many processes ask at once, one makes a stage and the others wait for it.
+        One process runs a stage; others that need it at the same time wait.
 
         Args:
-            label: Of whom it is for, the same in every run: to tell what has changed.
-            name: Of the containers in which it is made.
+            label: A label of the fixture that is the same in every run, to report changes.
+            name: The host name of the containers of the stages.
 
         Raises:
-            SeedError: The user's code failed, did not end, or left the server dead; nothing of it
-                is kept.
+            SeedError: The code of the user failed, ran too long, or crashed the server; no state
+                is stored.
             ContainersError: A container could not be made.
         """
         for index, stage in enumerate(stages):
             base = self._stage(f"{label}#{index}", base, stage, name)
         return base
 
-    def known(self, base: Image, stages: Sequence[Stage]) -> Image | None:
-        """The same, if this process has asked for all of it before; costs microseconds."""
+    def cached(self, base: Image, stages: Sequence[Stage]) -> Image | None:
+        """Return the same if this process has used it before, else None; takes microseconds."""
         image: Image | None = base
         for stage in stages:
-            image = self._found.get(_key(self._parts(stage, image))) if image is not None else None
+            image = self._images.get(_key(self._parts(stage, image))) if image is not None else None
         return image
 
     def _stage(self, label: str, base: Image, stage: Stage, name: str) -> Image:
         parts = self._parts(stage, base)
         key = _key(parts)
-        if key in self._found:
-            return self._found[key]
+        if key in self._images:
+            return self._images[key]
         if key in self._failed:
             error = self._failed[key]
-            raise type(error)(error.message, **error.data) from error.__cause__
-        found, reason = self._find(key, base, label, stage)
-        if found is None:
-            store = self._engine.images.store
-            with store.lock(f"state-{key[:32]}"):
-                found, reason = self._find(key, base, label, stage)
-                if found is None:
+            raise copy.copy(error) from error.__cause__
+        state, reason = self._find(key, base, label, stage)
+        if state is None:
+            doing = f"{stage.title} for {name!r} is run once and then stored"
+            with (
+                self._watch(doing + _limit_of(stage)),
+                self._states.lock(key),
+            ):
+                state, reason = self._find(key, base, label, stage)
+                if state is None:
                     self._raise_if_failed(key, stage)
-                    reason = reason or self._why(label, stage, parts)
-                    found = self._make(key, label, base, stage, parts, name, reason)
-        image = self._states.image(base, found)
+                    reason = reason or self._difference(label, stage, parts)
+                    make = partial(self._make, key, label, base, stage, parts, name, reason)
+                    state = self._obtain(key, label, base, stage, parts, make)
+        image = self._states.image(base, state)
         if image is None:
             raise ContainersError(f"{stage.title}: its state was removed meanwhile; try again")
-        self._found[key] = image
+        self._images[key] = image
         return image
 
     def _parts(self, stage: Stage, base: Image) -> dict[str, str]:
-        """What the stage is known by, without the project's place: other checkouts may use it."""
-        below = "what it builds on" if base.base_id else "the image"
-        own = {name: text.replace(self._top, "") for name, text in stage.parts.items()}
-        return {below: base.id, "the spec": _spec_digest(stage.spec), **own}
+        """Return the parts of the key, without the path of the project, for other checkouts."""
+        below = "the state below it" if base.base_id else "the image"
+        parts = {name: part.replace(self._top, "") for name, part in stage.parts.items()}
+        return {below: base.id, "the spec": _spec_digest(stage.spec), **parts}
 
-    # ---------------------------------------------------------------- to find
+    # --------------------------------------------------------------- find a state
 
     def _find(self, key: str, base: Image, label: str, stage: Stage) -> tuple[State | None, str]:
-        """A state that may be used, else why there is none."""
+        """Return a state with unchanged facts, or None and the reason."""
         reason = ""
         for state in self._states.candidates(key):
             if self._fresh_since is not None and state.made_at < self._fresh_since:
@@ -188,28 +209,76 @@ class Warm:
                 self._states.used(state)
                 self._say(label, stage, state, reused=True)
                 return state, ""
-            reason = reason or change or "what is below it has changed"
+            reason = reason or change or "the image below it has changed"
         return None, reason
 
-    def _why(self, label: str, stage: Stage, parts: Mapping[str, str]) -> str:
-        """What differs from the newest state of the same seed of the same fixture."""
-        _, _, held = parts.get("the seed", "").partition(f"{UNSHARED} ")
-        if held:
-            return f"it holds {held}, which cannot be told from another, so no run finds it again"
+    def _obtain(
+        self,
+        key: str,
+        label: str,
+        base: Image,
+        stage: Stage,
+        parts: Mapping[str, str],
+        make: Callable[[], State],
+    ) -> State:
+        """Return a state that another machine has made, else make it and offer it to others."""
+        shared = self._states.shared
+        if shared is None or UNSHARED in parts.get("the seed", ""):
+            return make()
+
+        def accept(record: Mapping[str, Any], made_at: float) -> dict[str, Any] | None:
+            if self._fresh_since is not None and made_at < self._fresh_since:
+                return None
+            uses = facts.adopt(record["uses"], self._root)
+            own = self._record(label, stage, parts)
+            seconds = float(record["seconds"])
+            return None if uses is None else {**own, "uses": uses, "seconds": seconds}
+
+        state: State | None = shared.obtain(key, base, accept)
+        if state is not None:
+            self._say(label, stage, state, reused=True)
+            return state
+        try:
+            state = make()
+        except BaseException:
+            shared.give_up(key)
+            raise
+        # Not one whose inputs have changed meanwhile, which nobody could use.
+        if accept(state.facts, state.made_at) is None:
+            shared.give_up(key)
+        else:
+            shared.offer(state, base, accept)
+        return state
+
+    def _record(self, label: str, stage: Stage, parts: Mapping[str, str]) -> dict[str, Any]:
+        """Return the facts of a state that are known before it is made."""
+        return {
+            "label": self._labelled(label),
+            "title": stage.title,
+            "place": self._place(stage),
+            "parts": _digests(parts),
+            "lasts": UNSHARED not in parts.get("the seed", ""),
+        }
+
+    def _difference(self, label: str, stage: Stage, parts: Mapping[str, str]) -> str:
+        """Return the difference from the newest state of the same seed and fixture."""
+        _, _, opaque = parts.get("the seed", "").partition(f"{UNSHARED} ")
+        if opaque:
+            return f"it holds {opaque}, which has no comparable value, so no run can reuse it"
         now = _digests(parts)
         for state in self._states.all():
-            known = state.facts
-            if known.get("label") != self._labelled(label) or known["title"] != stage.title:
+            earlier = state.facts
+            if earlier.get("label") != self._labelled(label) or earlier["title"] != stage.title:
                 continue
-            if known.get("place") == self._place(stage):
-                differing = [name for name in now if now[name] != known["parts"].get(name)]
+            if earlier.get("place") == self._place(stage):
+                differing = [name for name in now if now[name] != earlier["parts"].get(name)]
                 if differing:
                     verb = "have" if len(differing) > 1 else "has"
                     return f"{' and '.join(differing)} {verb} changed"
         return "it is made for the first time"
 
     def _place(self, stage: Stage) -> str | None:
-        """Where a seed's function is; of a script it is in the title."""
+        """Return the file of the function of a seed; a script has its path in the title."""
         if stage.module is None:
             return None
         return stage.module.removeprefix(self._top)
@@ -225,42 +294,55 @@ class Warm:
         seconds = state.facts["seconds"]
         self._tell(Outcome(fixture, title, reused, reason, seconds, state.made_at))
 
-    # ---------------------------------------------------------------- to make
+    # --------------------------------------------------------------- make a state
 
     def _make(
-        self, key: str, label: str, base: Image, stage: Stage, parts: Mapping[str, str], name: str,
+        self,
+        key: str,
+        label: str,
+        base: Image,
+        stage: Stage,
+        parts: Mapping[str, str],
+        name: str,
         reason: str,
-    ) -> State:  # fmt: skip
+    ) -> State:
         began, began_at = time.monotonic(), time.time_ns()
-        store = self._engine.images.store
-        trace = Trace(self._root, self._ignored(), [store.home])
+        trace = UsageTrace(self._root, self._ignored(), [self._states.home])
         network = self._engine.create_network()
         try:
             spec = replace(stage.spec, image=base)
-            with self._engine.run(spec, name=name, network=network) as container:
+            run = self._engine.run
+            with run(spec, name=name, network=network, wait_ready=False) as container:
                 try:
+                    container.wait_ready()
                     self._act(container, stage, trace)
-                    module = stage.module
-                    uses = facts.gather(trace, stage.inputs, self._root, module)
+                    uses = self._uses(stage, trace)
                     facts.distrust_later_than(uses, began_at, self._root)
                     _end(container, stage)
-                except SeedError as error:
-                    self._note_failure(key, error)
+                except ContainersError as error:
+                    if isinstance(error, SeedError):
+                        self._note_failure(key, error)
+                    self._tell_failed(container)
                     raise
-                known = {
-                    "label": self._labelled(label), "title": stage.title,
-                    "place": self._place(stage), "parts": _digests(parts),
-                    "lasts": UNSHARED not in parts.get("the seed", ""), "uses": uses,
+                record = {
+                    **self._record(label, stage, parts),
+                    "uses": uses,
                     "seconds": round(time.monotonic() - began, 3),
-                }  # fmt: skip
-                state = self._states.keep(key, base, container.freeze, known)
+                }
+                state: State = self._states.keep(key, base, container.freeze, record)
         finally:
             network.remove()
         self._say(label, stage, state, reused=False, reason=reason)
         self._trim(state)
         return state
 
-    def _act(self, container: Container, stage: Stage, trace: Trace) -> None:
+    def _uses(self, stage: Stage, trace: UsageTrace) -> dict[str, Any]:
+        # Modules of the project are loaded while a service prepares itself, but have no part in it.
+        if not stage.traced:
+            return facts.declared(stage.inputs, self._root)
+        return facts.gather(trace, stage.inputs, self._root, stage.module)
+
+    def _act(self, container: Container, stage: Stage, trace: UsageTrace) -> None:
         failure: BaseException | None = None
         try:
             with time_limit(stage.limit_s, container, stage.title):
@@ -273,63 +355,71 @@ class Warm:
             raise
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # pytest.fail() and sys.exit() raise no Exception
-            if _is_no_failure(error):
+        except BaseException as error:  # pytest.fail() and sys.exit() do not raise an Exception
+            if _is_skip_or_exit(error):
                 raise
             failure = error
         code = container.exit_code
         if code is not None:
             raise _failed(
                 f"{stage.title}: the container ended with exit code {code} meanwhile",
-                container, failure, exit_code=code,
-            )  # fmt: skip
+                container,
+                failure,
+                exit_code=code,
+            )
         if failure is not None:
             if isinstance(failure, ContainersError) and not stage.traced:
                 raise failure
-            said = f"{type(failure).__name__}: {failure}".rstrip(": ")
-            raise _failed(f"{stage.title} failed: {said}", container, failure)
+            cause = f"{type(failure).__name__}: {failure}".rstrip(": ")
+            raise _failed(f"{stage.title} failed: {cause}", container, failure)
 
     def _note_failure(self, key: str, error: SeedError) -> None:
         self._failed[key] = error
         if self._run is None:
             return
-        cause = error.__cause__
-        told = "".join(traceback.format_exception(cause)) if cause is not None else ""
-        with suppress(OSError, ContainersError):
-            store = self._engine.images.store
-            path = failure_path(store, key, self._run)
-            text = json.dumps({"message": error.message, "traceback": told})
-            store.write_atomically(path, text.encode())
+        with suppress(ContainersError):
+            failure = {"message": error.message, "test": self._test()}
+            self._states.note_failure(key, self._run, failure)
 
     def _raise_if_failed(self, key: str, stage: Stage) -> None:
-        """Another process of this run has tried it."""
+        """Raise the error that another process of this run has recorded."""
         if self._run is None:
             return
-        store = self._engine.images.store
-        found = store.read_json(failure_path(store, key, self._run))
-        if found is not None:
-            error = SeedError(f"{found['message']} (in another worker)\n{found['traceback']}")
+        failure = self._states.failure_of(key, self._run)
+        if failure is not None:
+            error = SeedError(failure["message"])
+            tell_of_first(error, failure["test"])
             self._failed[key] = error
             raise error
 
     def _trim(self, new: State) -> None:
-        """Let old ones go.
+        """Remove old states.
 
-        Of one key all but some, since each change of an input makes one. Other keys of the fixture
-        may be those of other modules' seeds, which the next run wants again: they stay while they
-        are used. But nobody finds again what was made by a seed that is not known by value.
+        Each change of an input makes another state with the same key: some of them are kept. States
+        of the fixture with other keys may belong to seeds of other modules: they are kept while
+        they are in use. A state of a seed without a comparable value can never be reused.
         """
-        every, now = self._states.all(), time.time()
-        mine = [one for one in every if one.facts.get("label") == new.facts["label"]]
-        same = [one for one in mine if one.key == new.key or not one.facts.get("lasts", True)]
-        others = [one for one in mine if one.key != new.key][_KEPT_OTHERS:]
-        old = [*same[_KEPT:], *(one for one in others if one.used_at < now - _RECENT_S)]
-        old += [one for one in every if one.used_at < now - _KEPT_S and "label" in one.facts]
-        self._engine.images.drop_states(old)
+        states, now = self._states.all(), time.time()
+        siblings = [state for state in states if state.facts.get("label") == new.facts["label"]]
+        same = [
+            state
+            for state in siblings
+            if state.key == new.key or not state.facts.get("lasts", True)
+        ]
+        others = [state for state in siblings if state.key != new.key][_KEPT_OTHERS:]
+        old = [*same[_KEPT:], *(state for state in others if state.used_at < now - _RECENT_S)]
+        old += [
+            state for state in states if state.used_at < now - _KEPT_S and "label" in state.facts
+        ]
+        self._states.drop(old)
 
 
-def _is_no_failure(error: BaseException) -> bool:
-    """Whether the tests are to be skipped, or the run ended; pytest's, which need not be there."""
+def _limit_of(stage: Stage) -> str:
+    return "" if stage.limit_s is None else f"; its time limit is {stage.limit_s:g} s"
+
+
+def _is_skip_or_exit(error: BaseException) -> bool:
+    """Return True for an exception that skips tests or ends the run; pytest is not imported."""
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
     if "_pytest.outcomes.OutcomeException" in kinds:
         return type(error).__name__ in ("Skipped", "XFailed")
@@ -337,48 +427,52 @@ def _is_no_failure(error: BaseException) -> bool:
 
 
 def nothing(container: Container) -> None:
-    """For a stage that is over when its container is ready."""
+    """Do nothing: the `act` of a stage that is over when its container is ready."""
 
 
 def _end(container: Container, stage: Stage) -> None:
-    """End it so that its files are whole."""
+    """End the container so that its files are complete."""
     if not stage.clean and not container.heeds_stop_signal():
-        container.kill()  # it would wait for the time limit and leave the same
+        container.kill()  # a stop would wait for the time limit with the same result
         container.wait()
         return
     code = container.stop(_STOP_S)
     if stage.clean and code not in (0, 143, 130):
         raise _failed(
             f"{stage.title}: the server did not end cleanly afterwards, but with exit code {code}",
-            container, None, exit_code=code,
-        )  # fmt: skip
+            container,
+            None,
+            exit_code=code,
+        )
 
 
 def _failed(
     message: str, container: Container, cause: BaseException | None, **data: Any
 ) -> SeedError:
     tail = str(container.logs()).splitlines()[-_TAIL_LINES:]
-    shown = "; its last output:\n" + "\n".join(f"    {line}" for line in tail) if tail else ""
+    shown = (
+        "; its last output:\n" + "\n".join(f"    {harmless(line)}" for line in tail) if tail else ""
+    )
     error = SeedError(message + shown, log_tail=tail, **data)
     error.__cause__ = cause
     return error
 
 
 def _digests(parts: Mapping[str, str]) -> dict[str, str]:
-    """Enough to tell whether they have changed: they may hold passwords."""
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
+    """Return digests of the parts, which may contain passwords."""
+    return {name: hashlib.sha256(part.encode()).hexdigest() for name, part in parts.items()}
 
 
 def _key(parts: Mapping[str, str]) -> str:
-    text = json.dumps([_FORMAT, dict(parts)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    document = json.dumps([_FORMAT, dict(parts)], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()
 
 
 def _spec_digest(spec: ContainerSpec) -> str:
-    """Of all that may matter to the files; a digest, since the environment may hold secrets."""
-    known = [
-        (one.name, repr(getattr(spec, one.name)))
-        for one in fields(spec)
-        if one.name not in ("image", "ready", "ready_timeout_s", "log_limit_bytes", "ports")
+    """Return a digest of the fields that may affect files; the environment may hold secrets."""
+    values = [
+        (field.name, repr(getattr(spec, field.name)))
+        for field in fields(spec)
+        if field.name not in ("image", "ready", "ready_timeout_s", "log_limit_bytes", "ports")
     ]
-    return hashlib.sha256(repr(known).encode()).hexdigest()
+    return hashlib.sha256(repr(values).encode()).hexdigest()

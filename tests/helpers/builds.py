@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest_containers as pc
 from helpers.layouts import output
-from pytest_containers.build.progress import Display
+from pytest_containers.model.build import BuildDisplay
 
 Build = Callable[..., pc.Image]
 PATH = "/usr/bin:/bin"
 _MAIN = "import sys; from pytest_containers.cli import main; sys.exit(main())"
 
 
-class Lines(Display):
+class Lines(BuildDisplay):
     """Collects what is shown."""
 
     def __init__(self) -> None:
@@ -43,15 +43,16 @@ class Lines(Display):
 
 
 def shell(engine: pc.Engine, image: pc.Image, script: str) -> str:
-    return output(engine, image, script)  # type: ignore[arg-type]  # an image is one too
+    return output(engine, image, script)
 
 
 def command(
-    context: Path, store: Path, *arguments: str, verb: str = "build", **env: str
-) -> subprocess.Popen[str]:
+    context: Path, store: Path, *arguments: str, verb: str = "build", stdin: int | None = None,
+    **env: str,
+) -> subprocess.Popen[str]:  # fmt: skip
     """A build in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", _MAIN, verb, *arguments, str(context)],
         env={**os.environ, "PYTEST_CONTAINERS_HOME": str(store), **env},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

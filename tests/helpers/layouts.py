@@ -97,7 +97,7 @@ def busybox(*programs: str) -> list[Member]:
     return [member(name, Path(path).read_bytes()) for name, path in found.items()]
 
 
-def output(engine: pc.Engine, image: str, script: str, **options: Any) -> str:
+def output(engine: pc.Engine, image: str | pc.Image, script: str, **options: Any) -> str:
     with engine.run(image, ["/bin/sh", "-c", script], wait_ready=False, **options) as container:
         container.wait(10)
         return str(container.logs())

@@ -1,7 +1,8 @@
 """Kill parts of a test run at random instants and look at what is left (`test_cleanup` runs it).
 
 A program of its own: it becomes the subreaper of all it starts (PR_SET_CHILD_SUBREAPER), so that
-no orphan escapes its count. ``python chaos.py SEED TRIALS HOME TMP KIND`` prints a JSON object per
+no orphan escapes its count, and runs in namespaces of its own, so that it counts nothing that
+others on this machine make. ``python chaos.py SEED TRIALS HOME TMP KIND`` prints a JSON object per
 trial; KIND is ``engine``, ``pytest`` or ``xdist``.
 """
 
@@ -16,21 +17,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it for the tests
+
+from helpers import leaks
+from helpers.leaks import Process
+
+from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWNS
+
 LIMIT_S = 1.0
-SUITE = """
+HEAD = """
 import os
 import pytest
 import pytest_containers as pc
+from pytest_containers.runtime.network.outside import way_out
 
-TAG = f"1000.{os.getpid()}"
+EGRESS = bool(way_out()[0])  # processes of the host's side that have to go as well
+"""
+SUITE = f"""{HEAD}
+TAG = f"1000.{{os.getpid()}}"
+"""
+SUITE += """
 
 @pytest.fixture(scope="session", autouse=True)
 def lasting(session_containers):
-    return session_containers.run("host:", ["sleep", TAG], name="lasting")
+    return session_containers.run("host:", ["sleep", TAG], name="lasting", egress=EGRESS)
 
 @pytest.mark.parametrize("number", range(200))
 def test_it(containers, number):
@@ -40,11 +54,12 @@ def test_it(containers, number):
         assert c.exec(["true"]).returncode == 0
         c.remove()
 """
-ENGINE = """
+ENGINE = f"""{HEAD}
 import sys, threading
-import pytest_containers as pc
+"""
+ENGINE += """
 engine = pc.Engine(home=sys.argv[1])
-lasting = engine.run("host:", ["sleep", "1000"])
+lasting = engine.run("host:", ["sleep", "1000"], egress=EGRESS)
 def work():
     while True:
         script = "(sleep 1000 &); echo up; sleep 1000"
@@ -55,72 +70,45 @@ for _ in range(2):
 """
 
 
-def process_table() -> dict[int, tuple[int, str, str]]:
-    """``(parent, name, state)`` by pid."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:
-                continue
-            name, rest = text[text.index("(") + 1 :].rsplit(")", 1)
-            state, parent = rest.split()[:2]
-            found[int(entry)] = int(parent), name, state
-    return found
-
-
-def descendants() -> dict[int, tuple[int, str, str]]:
-    """All living processes below this one."""
-    table = process_table()
-    below = {os.getpid()}
-    found: dict[int, tuple[int, str, str]] = {}
-    grown = True
-    while grown:
-        grown = False
-        for pid, (parent, name, state) in table.items():
-            if parent in below and pid not in below:
-                below.add(pid)
-                found[pid] = parent, name, state
-                grown = True
-    return found
-
-
-def living() -> dict[int, tuple[int, str, str]]:
-    """The same after the dead were reaped."""
+def living() -> dict[int, Process]:
+    """All living processes below this one, after the dead were reaped."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
         pass
-    return {pid: entry for pid, entry in descendants().items() if entry[2] not in "ZX"}
+    below = leaks.descendants(leaks.process_table())
+    return {pid: process for pid, process in below.items() if process.state not in "ZX"}
 
 
-def state(tmp: Path) -> dict[str, list[str]]:
-    """What a run could leave on the machine, beside processes."""
-    unix = Path("/proc/net/unix").read_text().split()
+def state(tmp: Path) -> dict[str, set[Any]]:
+    """Return what a run could leave where nobody else makes anything."""
     return {
-        "mounts": sorted(Path("/proc/self/mountinfo").read_text().splitlines()),
-        "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("pc")),
-        "routes": sorted(
-            line for line in Path("/proc/net/route").read_text().splitlines() if "pc" in line
-        ),
-        "sockets": sorted(name for name in unix if "pytest-containers" in name),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*pytest*")),
-        "files": sorted(name for name in os.listdir(tmp) if not name.startswith("pytest-of-")),
+        "mounts": leaks.mounts(),
+        "links": leaks.links(),
+        "routes": leaks.routes(),
+        "files": {name for name in os.listdir(tmp) if not name.startswith("pytest-of-")},
     }
 
 
+def holdings(pids: Iterable[int]) -> dict[str, set[Any]]:
+    """Return what these processes have that others have as well."""
+    return {"sockets": leaks.sockets(pids), "cgroups": leaks.cgroups(pids)}
+
+
 def leftovers(
-    before: dict[str, list[str]], during: dict[str, list[str]], after: dict[str, list[str]]
+    before: dict[str, set[Any]], held: dict[str, set[Any]], tmp: Path
 ) -> dict[str, list[str]]:
-    """What came while it ran and is still there; not what another run on this machine has made."""
-    found = {name: set(after[name]) & set(during[name]) - set(before[name]) for name in after}
-    return {name: sorted(things) for name, things in found.items() if things}
+    """Return what is there now and was not before, and what is left of what the run held."""
+    left = {name: things - before[name] for name, things in state(tmp).items()}
+    left["sockets"] = held["sockets"] & leaks.bound_sockets()
+    left["cgroups"] = {path for path in held["cgroups"] if path.is_dir()}
+    return {name: sorted(map(str, things)) for name, things in left.items() if things}
 
 
 def main(seed: str, trials: str, home: str, tmp: str, kind: str) -> None:
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    leaks.isolate(CLONE_NEWNS | CLONE_NEWNET)
     chance = random.Random(int(seed))
     suite = Path(tmp) / "suite"
     suite.mkdir(exist_ok=True)
@@ -186,7 +174,7 @@ def trial(
         worker = roles[victim][0]
         doomed = {worker, *(pid for pid in table if f"1000.{worker}" in command_line(pid))}
         result["containers"] = len(doomed) - 1
-    during = state(tmp)
+    held = holdings(living())
     start = time.monotonic()
     for pid in roles[victim][:1]:
         kill(pid, signal.SIGKILL)
@@ -199,7 +187,10 @@ def trial(
     elif victim != "worker":
         # The test process lives on and says what happened; of the run nothing is left.
         keep = set(roles["main"] + roles.get("worker", []))
-        names = {"pc-launcher", "pc-supervisor", "pc-network", "sleep", "sh"}
+        names = {
+            "pc-launcher", "pc-supervisor", "pc-network", "sleep", "sh",
+            "pc-egress", "pc-egress-init", "slirp4netns", "pasta", "passt.avx2",
+        }  # fmt: skip
         doomed = {pid for pid, entry in table.items() if pid not in keep and entry[1] in names}
         gone = wait_for(lambda: not doomed & living().keys(), LIMIT_S)
     else:
@@ -208,18 +199,18 @@ def trial(
     result["left_of_run"] = [] if gone else [str(entry) for entry in living().values()]
     kill(main_process.pid, signal.SIGKILL)
     main_process.wait()
-    wait_for(lambda: not living(), LIMIT_S)
+    # The next test has begun another run: its interpreters start first, and then see the end.
+    wait_for(lambda: not living(), 10 * LIMIT_S)
     result["left_processes"] = [f"{pid} {entry}" for pid, entry in living().items()]
     # Namespaces are taken down by the kernel's own workers, after their last process.
-    wait_for(lambda: leftovers(before, during, state(tmp)) == {}, LIMIT_S)
-    after = state(tmp)
-    result["left"] = leftovers(before, during, after)
+    wait_for(lambda: leftovers(before, held, tmp) == {}, LIMIT_S)
+    result["left"] = leftovers(before, held, tmp)
     for pid in living():
         kill(pid, signal.SIGKILL)
     return result
 
 
-def containers(table: dict[int, tuple[int, str, str]]) -> set[str]:
+def containers(table: Mapping[int, Process]) -> set[str]:
     """The commands that run in containers, each once."""
     return {command_line(pid) for pid, (_, name, _) in table.items() if name == "sleep"} - {""}
 

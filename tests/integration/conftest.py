@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import dockerd
 from helpers.layouts import Layout, busybox, layer, member
 from helpers.registry import Proxy, registry, upload
 
 import pytest_containers as pc
-from pytest_containers.images.registry.settings import RegistrySettings
+from pytest_containers.model.engine_options import RegistrySettings
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +73,22 @@ def own_engine(tmp_path: Path) -> Iterator[Callable[..., pc.Engine]]:
         engine.close()
 
 
+@pytest.fixture(scope="module")
+def module_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pc.Engine]:
+    """A run on a store of the module's own, for tests that look at everything in it."""
+    with pc.Engine(home=tmp_path_factory.mktemp("module") / "store") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module", params=["root", "range", "single"])
+def each_engine(request: pytest.FixtureRequest, store_home: Path) -> Iterator[pc.Engine]:
+    """A run of each identity that this user can have: as root all three."""
+    with pc.Engine(home=store_home, identity=request.param) as engine:
+        if engine.facts["identity"] != request.param:
+            pytest.skip(f"needs identity {request.param}: {engine.facts['identity_reason']}")
+        yield engine
+
+
 @pytest.fixture
 def as_user(tmp_path: Path) -> Callable[..., RegistrySettings]:
     """Settings with an environment of the test's own: nobody's real credentials are used."""
@@ -93,7 +108,7 @@ def _run(command: list[str], *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def short_path() -> Iterator[Path]:
     """Where paths are short: both make sockets, whose addresses end at 108 bytes (unix(7))."""
     with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp", ignore_cleanup_errors=True) as name:
@@ -105,30 +120,17 @@ def short_path() -> Iterator[Path]:
                     subprocess.run(["umount", "--lazy", line.split()[1]], check=True)
 
 
-@pytest.fixture(scope="module")
-def docker(short_path: Path) -> Iterator[Callable[..., str]]:
-    """The client of a daemon of the tests' own, without a bridge."""
-    work = short_path
-    client = [
-        shutil.which("docker", path="/usr/bin:/usr/local/bin") or "docker",
-        f"--host=unix://{work}/s",
-    ]
-    with open(work / "log", "wb") as log:
-        daemon = subprocess.Popen(
-            ["dockerd", f"--data-root={work}/data", f"--exec-root={work}/exec", f"--pidfile={work}/pid",
-             f"--host=unix://{work}/s", "--iptables=false", "--ip-masq=false", "--bridge=none"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        end = time.monotonic() + 60
-        while subprocess.run([*client, "info"], capture_output=True).returncode:
-            if daemon.poll() is not None or time.monotonic() > end:
-                raise RuntimeError((work / "log").read_text())
-            time.sleep(0.1)
-        yield lambda *arguments: _run(client, *arguments)
-    finally:
-        daemon.terminate()
-        daemon.wait(30)
+@pytest.fixture(scope="session")
+def docker_client(short_path: Path) -> Iterator[list[str]]:
+    """The client's command line for a daemon of the tests' own, without a bridge."""
+    with dockerd.daemon(short_path) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def docker(docker_client: list[str]) -> Callable[..., str]:
+    """Runs the client of that daemon, and returns what it says."""
+    return lambda *arguments: _run(docker_client, *arguments)
 
 
 @pytest.fixture

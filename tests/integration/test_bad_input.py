@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 import pytest_containers as pc
-from pytest_containers.runtime import probe
+from pytest_containers.runtime import refusals
+from pytest_containers.runtime.wire.operations.containers import ListContainers
 
 
 @pytest.fixture(autouse=True)
 def _the_next_one_starts(engine: pc.Engine) -> Iterator[None]:
-    before = len(engine.client.call("list").body["ok"])
+    before = len(engine._core.client.call(ListContainers()).ids)
     yield
-    assert len(engine.client.call("list").body["ok"]) == before
+    assert len(engine._core.client.call(ListContainers()).ids) == before
     with engine.run("host:", ["true"]) as container:
         assert container.wait(10) == 0
 
@@ -27,7 +28,7 @@ def _the_next_one_starts(engine: pc.Engine) -> Iterator[None]:
 CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (pc.StartError, "command 'nosuch' was not found in the container's PATH", {"command": ["nosuch"]}),
     (pc.StartError, "command '/etc/passwd' cannot be executed: Permission denied", {"command": ["/etc/passwd"]}),
-    (pc.StartError, "working directory '/nosuch' does not exist", {"workdir": "/nosuch"}),
+    (pc.StartError, "working directory '/etc/passwd' is not a directory", {"workdir": "/etc/passwd"}),
     (pc.StartError, "one is a directory and the other is not", {"mounts": [pc.Bind("/tmp", "/etc/passwd")]}),
     (pc.SpecError, "working directory 'relative' is not absolute", {"workdir": "relative"}),
     (pc.StartError, "user 'nosuch' is not in the container's /etc/passwd", {"user": "nosuch"}),
@@ -42,10 +43,13 @@ CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (pc.SpecError, "the value must be text without NUL", {"env": {"A": "x\0y"}}),
     (pc.SpecError, "contains a NUL", {"command": ["echo", "x\0y"]}),
     (pc.SpecError, "capability 'CAP_NOSUCH' does not exist", {"cap_add": ["NOSUCH"]}),
-    (pc.SpecError, "resource limit 'nosuch' is not one of", {"rlimits": {"nosuch": 1}}),
+    (pc.SpecError, "resource limit 'nosuch' is not one of", {"ulimits": {"nosuch": 1}}),
     (pc.SpecError, "'nosuch' is not an option of a container", {"nosuch": 1}),
     (pc.SpecError, "name 'bad name' is not usable as a host name", {"aliases": ["bad name"]}),
     (pc.SpecError, "no command", {"command": [], "entrypoint": []}),
+    (pc.SpecError, r"'\ud800' has a half of a surrogate pair", {"command": ["echo", "\ud800"]}),
+    (pc.SpecError, r"'A=\ud800' has a half of a surrogate pair", {"env": {"A": "\ud800"}}),
+    (pc.StartError, r"command '/\udcff' is not there", {"command": ["/\udcff"]}),
 ]  # fmt: skip
 
 
@@ -160,15 +164,15 @@ def test_out_of_descriptors(store_home: Path) -> None:
 def test_what_a_refusal_means(
     monkeypatch: pytest.MonkeyPatch, code: int, files: dict[str, str], words: str
 ) -> None:
-    monkeypatch.setattr(probe, "_read", files.get)
-    monkeypatch.setattr(probe.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(probe, "_IN_CONTAINER", ())
-    assert words in probe.explain("make the run's namespaces", code)
+    monkeypatch.setattr(refusals, "read_setting", files.get)
+    monkeypatch.setattr(refusals.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(refusals, "_IN_CONTAINER", ())
+    assert words in refusals.explain("make the run's namespaces", code)
 
 
 def test_an_old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "kernel_version", lambda: (5, 4))
-    assert "containers need 5.12 or newer" in probe.explain("make namespaces", 22)
+    monkeypatch.setattr(refusals, "kernel_version", lambda: (5, 4))
+    assert "containers need 5.12 or newer" in refusals.explain("make namespaces", 22)
 
 
 @pytest.mark.needs("root")

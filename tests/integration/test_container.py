@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.layouts import Layout
 
 import pytest_containers as pc
+from pytest_containers.runtime.wire.operations.starts import Run, StartRequest
 
 
 def shell(engine: pc.Engine, script: str, **options: object) -> pc.Container:
@@ -106,13 +109,16 @@ def test_nothing_of_our_environment_comes_along(
     engine: pc.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_SECRET", "hidden")
-    with pc.Engine(home=engine.images.store.home) as fresh, shell(fresh, "env") as container:
+    with (
+        pc.Engine(home=engine.images.library.store.home) as fresh,
+        shell(fresh, "env") as container,
+    ):
         container.wait(10)
         assert "hidden" not in str(container.logs())
 
 
 def test_working_directory_and_limits(engine: pc.Engine) -> None:
-    options = {"workdir": "/var/lib", "rlimits": {"nofile": (100, 200), "core": 0}}
+    options = {"workdir": "/var/lib", "ulimits": {"nofile": (100, 200), "core": 0}}
     with shell(engine, "pwd; ulimit -Sn; ulimit -Hn; ulimit -c", **options) as container:
         container.wait(10)
         assert container.logs().stdout.split() == ["/var/lib", "100", "200", "0"]
@@ -170,6 +176,17 @@ def test_restart_keeps_files(any_engine: pc.Engine) -> None:
         container.restart(timeout_s=0.01)
         pc.wait.log("kept").until(container, pc.wait.Deadline(10))
         assert container.status == "running"
+
+
+def test_restart_of_an_image_without_mount_points(
+    engine: pc.Engine, layout: Layout, base: bytes
+) -> None:
+    image = layout.image([base])  # has no /proc
+    with engine.run(image, ["/bin/sh", "-c", "echo ran"], wait_ready=False) as container:
+        container.wait(10)
+        container.restart()
+        container.wait(10)
+        assert container.logs().stdout == "ran\nran\n"
 
 
 def test_output_goes_on_after_a_restart(engine: pc.Engine) -> None:
@@ -251,17 +268,19 @@ def test_removed_containers_say_so(engine: pc.Engine) -> None:
 
 
 def test_an_oci_config_with_something_unknown_is_refused(engine: pc.Engine) -> None:
-    client = engine.client
+    client = engine._core.client
     image = engine.image("host:")
-    key = engine.make_ready(image)
-    config = b'{"process": {"args": ["true"], "cwd": "/", "oomScoreAdj": 5}, "root": {}}'
-    request = {
-        "image": key, "name": "x", "names": ["x"], "network": None, "user": "", "groups": [],
-        "init": False, "log_limit_bytes": 1, "scratch": "tmpfs", "scratch_size_bytes": None,
-        "ports": [], "host_ports": [],
-    }  # fmt: skip
-    with pytest.raises(pc.SpecError, match="'oomScoreAdj' is not supported"):
-        client.call("run", blob=config, **request)
+    key = engine._core.make_ready(image)
+    config = (
+        b'{"ociVersion": "1.2.0", "process": {"args": ["true"], "cwd": "/", "x": 5}, "root": {}}'
+    )
+    request = StartRequest(
+        image=key, name="x", hostname="x", names=["x"], network=None, user="", groups=[], args=[],
+        init=False, log_limit_bytes=1, scratch="tmpfs", scratch_size_bytes=None, ports=[],
+        host_ports=[],
+    )  # fmt: skip
+    with pytest.raises(pc.SpecError, match="process.x is not supported: it is no property"):
+        client.call(Run(request=request, config=config))
 
 
 def test_threads_share_an_engine(engine: pc.Engine) -> None:
@@ -294,3 +313,15 @@ def test_many_threads_begin_a_run() -> None:
             return engine.facts["identity"]
 
         assert len(set(pool.map(begin, range(8), timeout=60))) == 1
+
+
+def test_whatever_meets_the_end_of_a_container_is_told_so(engine: pc.Engine) -> None:
+    """The kernel has other words for it at each instant: ESRCH, EINVAL, and ENOMEM from clone(2)."""
+    for step in range(300):
+        with engine.run("host:", ["sh", "-c", "exit 0"]) as container:
+            time.sleep(step % 30 * 0.00005)
+            with contextlib.suppress(pc.NotRunningError):
+                container.pause()
+                container.unpause()
+            with contextlib.suppress(pc.NotRunningError, pc.ExecError):
+                container.exec(["true"])

@@ -19,6 +19,11 @@ from helpers.layouts import Layout, Member, gzipped, layer, member, output
 import pytest_containers as pc
 
 
+@pytest.fixture(scope="module")
+def engine(module_engine: pc.Engine) -> pc.Engine:
+    return module_engine
+
+
 def test_config_and_layers(engine: pc.Engine, layout: Layout, base: bytes) -> None:
     config = {
         "Entrypoint": ["/bin/sh", "-c"], "Cmd": ["echo $WHO in $PWD; read x < /data; echo $x"],
@@ -72,7 +77,7 @@ def test_owners_modes_links_and_attributes(engine: pc.Engine, layout: Layout, ba
     assert os.lstat(tree / "hard").st_ino == owned.st_ino
     assert os.readlink(tree / "soft") == "own"
     assert os.getxattr(tree / "attr", "user.note") == b"kept"
-    assert stat.S_ISREG(os.lstat(tree / "device").st_mode)
+    assert stat.S_ISSOCK(os.lstat(tree / "device").st_mode)
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -235,12 +240,12 @@ def test_broken_archives(engine: pc.Engine, layout: Layout, base: bytes, name: s
     image = layout.image([base, layer([member("f", os.urandom(5_000_000))])])
     words, change = BROKEN[name]
     change(layout.path)
-    before = sorted((engine.images.store.home / "layers").rglob("tree"))
+    before = sorted((engine.images.library.store.home / "layers").rglob("tree"))
     with pytest.raises(pc.ImageError, match=words):
         engine.run(image)
-    engine.images.store.sweep()
-    assert os.listdir(engine.images.store.home / "tmp") == []
-    after = sorted((engine.images.store.home / "layers").rglob("tree"))
+    engine.images.library.store.sweep()
+    assert os.listdir(engine.images.library.store.home / "tmp") == []
+    after = sorted((engine.images.library.store.home / "layers").rglob("tree"))
     assert len(after) <= len(before) + 1  # the good layer below may be new
 
 
@@ -345,7 +350,7 @@ def test_a_kill_in_the_middle_of_unpacking_leaves_a_whole_store(
         timer.join()
     with pc.Engine(home=home) as engine:
         assert output(engine, image, "echo /f*").count("/f") == 200
-        engine.images.store.sweep()
+        engine.images.library.store.sweep()
     left = list(os.listdir(home / "tmp"))
     assert left == []
     shutil.rmtree(home, ignore_errors=True)

@@ -15,6 +15,12 @@ from helpers.layouts import Layout, Member, busybox, layer, member, output
 
 import pytest_containers as pc
 
+
+@pytest.fixture(scope="module")
+def engine(module_engine: pc.Engine) -> pc.Engine:
+    return module_engine
+
+
 pytestmark = pytest.mark.slow
 DIRECTORY = {"type": tarfile.DIRTYPE}
 LOWER = [
@@ -132,7 +138,7 @@ def pax(name: str) -> Member:
 
 
 REFUSED: dict[str, tuple[list[Member], str]] = {
-    "a name of 64 KiB": ([member("n/" * 32768, b"x")], "claims a name or attributes of|too long"),
+    "a name of 64 KiB": ([member("n/" * 32768, b"x")], "claims a name or attributes of|longer than 4095"),
     "a name with NUL": ([pax("a\0b")], "contains NUL"),
     "a name that leads out": ([pax("a/../../../x")], "leads out of the archive"),
     "a link that leads out": ([member("x", type=tarfile.LNKTYPE, linkname="../../x")], "leads out"),
@@ -157,7 +163,7 @@ REFUSED: dict[str, tuple[list[Member], str]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_hostile_members(engine: pc.Engine, layout: Layout, tmp_path: Path, what: str) -> None:
     members, words = REFUSED[what]
-    home = engine.images.store.home
+    home = engine.images.library.store.home
     before = sorted((home / "layers").rglob("tree"))
     with pytest.raises(pc.ImageError, match=words):
         engine.image(layout.image([layer(members)]))
@@ -191,7 +197,7 @@ HARMLESS: dict[str, tuple[list[Member], Callable[[Path], bool]]] = {
     "a set-user-ID file": ([member("x", b"x", mode=0o4755)], lambda tree: (tree / "x").stat().st_mode & 0o7777 == 0o4755),
     "devices": (
         [member("x", type=tarfile.BLKTYPE, devmajor=8, devminor=0)],
-        lambda tree: stat.S_ISREG((tree / "x").lstat().st_mode) and (tree / "x").stat().st_size == 0,
+        lambda tree: (tree / "x").is_socket(),
     ),
     "words for overlayfs": (
         [member("x", b"x", pax_headers={f"SCHILY.xattr.{name}": "y" for name in (
@@ -259,3 +265,97 @@ def test_directories_that_are_not_listed_are_what_they_are_below(
     other = Layout(layout.path.parent / "other")
     plain = other.image([programs, layer([member("new", **DIRECTORY)]), layer(upper)])
     assert len(engine.image(plain).layers) == 3  # nothing differs, so nothing is added
+
+
+@pytest.mark.parametrize("engine_options", [{}, {"force_fallback": True}], ids=["", "older kernel"])
+def test_a_layer_may_come_twice(
+    own_engine: Callable[..., pc.Engine],
+    layout: Layout,
+    base: bytes,
+    engine_options: dict[str, bool],
+) -> None:
+    """Each step of a build that changes nothing is the same empty layer."""
+    empty, first = (
+        layer([]),
+        layer([member("f", b"first\n"), member("d", **DIRECTORY), member("d/in")]),
+    )
+    hiding = layer([member(".wh.f"), member("d/.wh..wh..opq"), member("d/new")])
+    image = layout.image([base, first, empty, hiding, empty, first, empty])
+    shown = output(own_engine(**engine_options), image, "echo $(read x < /f; echo $x) /d/*")
+    assert shown == "first /d/in /d/new\n"
+
+
+def device(path: str, major: int, minor: int, kind: bytes = tarfile.CHRTYPE) -> Member:
+    return member(path, mode=0o666, type=kind, devmajor=major, devminor=minor)
+
+
+USUAL = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+
+
+def test_usual_devices_work(engine: pc.Engine, layout: Layout) -> None:
+    """They are those of the machine, wherever a layer has them; as in a chroot of a server's."""
+    nodes = [device(f"jail/dev/{name}", *numbers) for name, numbers in USUAL.items()]
+    image = layout.image([layer([*busybox("stat", "head", "wc"), *nodes])])
+    script = """
+        cd /jail/dev; stat -c %n:%t:%T *
+        echo x > null; head -c 3 zero random urandom -q | wc -c; (echo x > full) 2> null || echo is full
+    """
+    expected = [f"{name}:{numbers[0]:x}:{numbers[1]:x}" for name, numbers in sorted(USUAL.items())]
+    lines = output(engine, image, script).splitlines()
+    assert lines[:6] == expected
+    assert lines[6] == "9"
+    assert lines[-1] == "is full"
+
+
+def test_devices_work_in_what_is_made_of_an_image(
+    engine: pc.Engine, layout: Layout, base: bytes
+) -> None:
+    """In a snapshot, after a restart, and not where a layer above removed or replaced them."""
+    nodes = [
+        device(f"jail/{name}", *USUAL["null"]) for name in ("kept", "gone", "file", "linked/x")
+    ]
+    above = [
+        member("jail/.wh.gone"), member("jail/file", b"mine\n", mode=0o644),
+        member("jail/.wh.linked"), member("jail/linked", type=tarfile.SYMTYPE, linkname="/etc"),
+    ]  # fmt: skip
+    image = layout.image([base, layer(nodes), layer(above)])
+    script = (
+        "cd /jail; echo swallowed > kept; test -c kept && echo /jail/* && read x < file && echo $x"
+    )
+    expected = "/jail/file /jail/kept /jail/linked\nmine\n"
+    with engine.run(image, ["/bin/sh", "-c", script], wait_ready=False) as container:
+        assert container.wait(10) == 0
+        container.restart()
+        assert container.wait(10) == 0
+        assert str(container.logs()) == expected * 2
+        assert output(engine, container.snapshot(), script) == expected
+
+
+def test_other_devices_fail_on_opening_and_are_told_of(
+    own_engine: Callable[..., pc.Engine], layout: Layout, base: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    nodes = [
+        device("jail/disk", 8, 0, tarfile.BLKTYPE), device("jail/mem", 1, 1),
+        device("jail/null", *USUAL["null"]), device("dev/disk", 8, 0, tarfile.BLKTYPE),
+    ]  # fmt: skip
+    engine = own_engine()
+    image = layout.image([base, layer(nodes)])
+    script = """
+        for name in disk mem; do
+            (echo x > /jail/$name) 2> /dev/null || echo no $name
+            (read x < /jail/$name) 2> /dev/null || echo no $name
+        done
+        test -e /dev/disk || echo own dev
+    """
+    assert output(engine, image, script) == "no disk\nno disk\nno mem\nno mem\nown dev\n"
+    told = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    end = "that containers cannot have; opening it fails"
+    assert told == [f"/jail/disk is a device (b 8:0) {end}", f"/jail/mem is a device (c 1:1) {end}"]

@@ -240,7 +240,7 @@ def test_low_ports_and_pings_need_no_privilege(engine: pc.Engine) -> None:
 
 
 def test_two_runs_at_once_never_clash(engine: pc.Engine) -> None:
-    with pc.Engine(home=engine.images.store.home) as other:
+    with pc.Engine(home=engine.images.library.store.home) as other:
         with (
             engine.run("host:", SERVER, ports=[8000], name="one") as one,
             other.run("host:", SERVER, ports=[8000], name="two") as two,

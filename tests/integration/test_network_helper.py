@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,18 @@ import pytest
 
 from pytest_containers.linux import process
 from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWUSER
-from pytest_containers.runtime.channel import Channel, ChannelClosed
-from pytest_containers.runtime.launcher import identity as identities
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
-from pytest_containers.runtime.network import helper
-from pytest_containers.runtime.network.addresses import block_addresses
-from pytest_containers.runtime.network.networks import (
-    _READY_NETWORKS,
-    Facts,
-    Network,
-    Networks,
-    Port,
-)
+from pytest_containers.runtime import identity as identities
+from pytest_containers.runtime.network import helper, messages
+from pytest_containers.runtime.network.addresses import Facts, block_addresses
+from pytest_containers.runtime.network.bridge import Bridge, BridgePort
+from pytest_containers.runtime.network.factory import _SPARES
+from pytest_containers.runtime.network.networks import _READY_NETWORKS, Networks
+from pytest_containers.runtime.wire.channel import Channel, ChannelClosed
+from pytest_containers.runtime.wire.dispatch import send_operation
+from pytest_containers.runtime.wire.faults import Fault, FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.networks import SetUpNetworks
+from pytest_containers.runtime.wire.tasks import run_task
 
 TIMEOUT_S = 10.0
 "x".encode(
@@ -56,9 +55,7 @@ def namespace_fds() -> set[int]:
 class Lab:
     """A run's namespaces, a helper, and a loop to drive both."""
 
-    def __init__(
-        self, mode: str, *, connect: bool = True, search_path: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, mode: str, *, connect: bool = True, search_path: Sequence[str] = ()) -> None:
         self.identity = identities.choose(mode)
         if self.identity.mode != mode:
             pytest.skip(f"needs identity {mode}: {self.identity.reason or 'the user is not root'}")
@@ -68,10 +65,12 @@ class Lab:
             identities.write_maps(self.holder, self.identity)
             self.userns_fd = os.open(f"/proc/{self.holder}/ns/user", os.O_RDONLY)
             self.netns_fd = os.open(f"/proc/{self.holder}/ns/net", os.O_RDONLY)
-            path = sys.path if search_path is None else search_path
-            self.helper, self.launcher, channel = _start_helper(path)
-            namespaces = [self.userns_fd, self.netns_fd]
-            self.launcher.send({"op": "start", "connect": connect}, namespaces)
+            # No pyroute2: whatever a run needs was encoded ahead.
+            self.helper, self.launcher, channel = _start_helper(search_path)
+            send_operation(
+                self.launcher,
+                SetUpNetworks(connect=connect, userns=self.userns_fd, netns=self.netns_fd),
+            )
             self.loop = Loop()
             self.networks = Networks(self.loop, channel, lambda: None)
         except BaseException:
@@ -91,15 +90,18 @@ class Lab:
         for fd in namespace_fds() - self._before:
             os.close(fd)
 
-    def await_result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
-        """Run the loop until `start`'s callback was called; what it was called with."""
+    def await_result(self, work: Awaitable[Any]) -> Any:
+        """Run the loop until `work` is done; its result, or the `Fault`."""
         results: list[Any] = []
 
-        def done(result: Any) -> None:
-            results.append(result)
+        async def wait() -> None:
+            try:
+                results.append(await work)
+            except FaultError as error:
+                results.append(error.fault)
             self.loop.stop()
 
-        start(done)
+        run_task(wait())
         if not results:
             timer = self.loop.call_later(TIMEOUT_S, self.loop.stop)
             self.run()
@@ -123,22 +125,28 @@ class Lab:
             self.run(0.05)
         return True
 
-    def result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
+    def settle(self) -> None:
+        """Run the loop until everything that is made ahead of need is there."""
+        links = _READY_NETWORKS + _SPARES
+        assert self.becomes(lambda: len(self.networks._ready) == _READY_NETWORKS)
+        assert self.becomes(lambda: self.inside(self.netns_fd, _count_links)[0] >= links)
+
+    def result(self, work: Awaitable[Any]) -> Any:
         """As `await_result`; a fault is a failure of the test."""
-        result = self.await_result(start)
+        result = self.await_result(work)
         assert not isinstance(result, Fault), result
         return result
 
     def facts(self) -> Facts:
-        facts: Facts = self.result(self.networks.when_ready)
+        facts: Facts = self.result(self.networks.facts)
         return facts
 
-    def network(self, *parents: Network) -> Network:
-        network: Network = self.result(lambda done: self.networks.create(parents, done))
+    def network(self, *parents: Bridge) -> Bridge:
+        network: Bridge = self.result(self.networks.create(parents))
         return network
 
-    def port(self, network: Network) -> Port:
-        port: Port = self.result(lambda done: self.networks.take_port(network, done))
+    def port(self, network: Bridge) -> BridgePort:
+        port: BridgePort = self.result(self.networks.take_port(network))
         return port
 
     def inside(self, netns_fd: int, function: Callable[[], Any]) -> Any:
@@ -161,7 +169,7 @@ class Lab:
         assert os.waitpid(pid, 0)[1] == 0
         return json.loads(text)
 
-    def server(self, port: Port, number: int = 8000) -> socket.socket:
+    def server(self, port: BridgePort, number: int = 8000) -> socket.socket:
         """A listening socket, of IPv4 and IPv6, in a port's namespace."""
         left, right = socket.socketpair()
 
@@ -175,7 +183,7 @@ class Lab:
             _, fds, _, _ = socket.recv_fds(left, 1, 1)
             return socket.socket(fileno=fds[0])
 
-    def can(self, port: Port, ip: str, number: int = 8000) -> bool:
+    def can(self, port: BridgePort, ip: str, number: int = 8000) -> bool:
         """Whether one may connect from a port's namespace."""
 
         def connect() -> bool:
@@ -334,13 +342,16 @@ def test_a_firewall_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         lab.close()
 
 
-def test_without_pyroute2_there_is_a_reason(tmp_path: Path) -> None:
+def test_without_pyroute2_there_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages.Encoder.__init__, "__defaults__", ({},))
     lab = Lab(identities.choose().mode, search_path=[str(tmp_path)])
     try:
-        fault = lab.await_result(lab.networks.when_ready)
+        fault = lab.await_result(lab.networks.facts)
         assert isinstance(fault, Fault)
         assert "no directory of the search path holds pyroute2" in fault.message
-        assert lab.await_result(lambda done: lab.networks.create((), done)) == fault
+        assert lab.await_result(lab.networks.create(())) == fault
     finally:
         lab.close()
 
@@ -361,10 +372,10 @@ def test_what_is_asked_of_a_dead_helper_is_answered(any_lab: Lab) -> None:
     lab = any_lab
     network = lab.network()
     os.kill(lab.helper, 9)
-    answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(8)]
+    answers = [lab.await_result(lab.networks.create(())) for _ in range(8)]
     assert isinstance(answers[-1], Fault)
     for _ in range(3):
-        answer = lab.await_result(lambda done: lab.networks.take_port(network, done))
+        answer = lab.await_result(lab.networks.take_port(network))
     assert isinstance(answer, Fault)
 
 
@@ -573,30 +584,29 @@ def test_forged_senders_are_dropped(any_lab: Lab) -> None:
 def test_a_ready_port_is_given_at_once(any_lab: Lab) -> None:
     lab = any_lab
     lab.facts()
-    lab.run(0.3)
+    lab.settle()
     network = lab.network()
-    given: list[Port | Fault] = []
-    lab.networks.take_port(network, given.append)
-    assert len(given) == 1
-    assert isinstance(given[0], Port)
+    taking = run_task(lab.networks.take_port(network))
+    assert isinstance(taking.ended.result(), BridgePort)
 
 
 def test_no_namespace_is_used_twice(any_lab: Lab) -> None:
     lab = any_lab
     network = lab.network()
-    seen = set()
-    for _ in range(10):
-        port = lab.port(network)
-        seen.add(os.fstat(port.netns_fd).st_ino)
-        lab.networks.release_port(port)
-    assert len(seen) == 10
+    with contextlib.ExitStack() as held:  # or the kernel would use their numbers again
+        seen = set()
+        for _ in range(10):
+            port = lab.port(network)
+            seen.add(os.fstat(port.netns_fd).st_ino)
+            held.callback(os.close, os.dup(port.netns_fd))
+            lab.networks.release_port(port)
+        assert len(seen) == 10
 
 
 def test_what_was_used_is_thrown_away(any_lab: Lab) -> None:
     lab = any_lab
     lab.facts()
-    # What is made ahead counts as well, so all of it must be there.
-    assert lab.becomes(lambda: len(lab.networks._ready) == _READY_NETWORKS)
+    lab.settle()  # what is made ahead counts as well
     links = lab.inside(lab.netns_fd, _count_links)
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -625,15 +635,14 @@ def test_more_networks_than_there_are_numbers_one_after_the_other(any_lab: Lab) 
     lab = any_lab
     lab.facts()
     lab.networks._more_numbers._free.clear()
-    lab.run(0.2)
     for _ in range(30):
+        assert lab.becomes(lambda: len(lab.networks._ready) > 0)
         network = lab.network()
         port = lab.port(network)
         with lab.server(port):
             assert lab.can(port, port.ip)
         lab.networks.release_port(port)
         lab.networks.remove(network)
-        lab.run(0.06)
 
 
 def test_networks_one_after_the_other_need_few_bridges(any_lab: Lab) -> None:
@@ -661,10 +670,10 @@ def test_a_bridge_that_is_used_again_is_as_new(any_lab: Lab) -> None:
     kept = ports[-1]  # as if a process had survived in it
     server = lab.server(kept)
     lab.networks.remove(old)
-    lab.run(0.2)
+    assert lab.becomes(lambda: old.number in lab.networks._numbers._free)
     while (new := lab.network()).number != old.number:
         lab.networks.remove(new)
-        lab.run(0.1)
+        assert lab.becomes(lambda: len(lab.networks._ready) > 0)
     port, shared = lab.port(new), lab.port(wide)
     with server, lab.server(shared), lab.server(port):
         assert not lab.can(port, kept.ip)
@@ -679,7 +688,7 @@ def test_a_bridge_that_is_used_again_is_as_new(any_lab: Lab) -> None:
 def test_a_network_that_was_removed_has_no_ports(any_lab: Lab) -> None:
     network = any_lab.network()
     any_lab.networks.remove(network)
-    fault = any_lab.await_result(lambda done: any_lab.networks.take_port(network, done))
+    fault = any_lab.await_result(any_lab.networks.take_port(network))
     assert fault == Fault("StartError", "join a network: it was removed", {})
 
 
@@ -688,7 +697,7 @@ def test_all_numbers_are_taken(any_lab: Lab) -> None:
     lab.facts()
     lab.networks._numbers._free.clear()
     lab.networks._more_numbers._free.clear()
-    answers = [lab.await_result(lambda done: lab.networks.create((), done)) for _ in range(5)]
+    answers = [lab.await_result(lab.networks.create(())) for _ in range(5)]
     assert isinstance(answers[-1], Fault)
     assert "all 766 of the run are in use" in answers[-1].message
 
@@ -696,18 +705,16 @@ def test_all_numbers_are_taken(any_lab: Lab) -> None:
 def test_a_limit_of_the_machine_is_named_and_survived(any_lab: Lab) -> None:
     lab = any_lab
     network = lab.network()
-    lab.run(0.2)
+    lab.settle()
     limit = Path("/proc/sys/user/max_net_namespaces")
     before = limit.read_text()
 
     lab.inside(lab.netns_fd, lambda: limit.write_text("1"))
-    answers = [
-        lab.await_result(lambda done: lab.networks.take_port(network, done)) for _ in range(8)
-    ]
+    answers = [lab.await_result(lab.networks.take_port(network)) for _ in range(8)]
     fault = answers[-1]
     assert isinstance(fault, Fault)
     assert fault.message.startswith("make a network namespace (user.max_net_namespaces): ")
     lab.inside(lab.netns_fd, lambda: limit.write_text("1000"))
-    lab.run(0.1)  # what was asked for ahead of need is answered
-    assert isinstance(lab.port(network), Port)
+    assert lab.becomes(lambda: network.making == 0)  # else that failure would be ours
+    assert isinstance(lab.port(network), BridgePort)
     assert limit.read_text() == before

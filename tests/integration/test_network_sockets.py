@@ -8,21 +8,24 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import pytest
 from helpers.ports import free_port
 
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
+from pytest_containers.runtime.network.addresses import Facts
+from pytest_containers.runtime.network.bridge import Bridge
 from pytest_containers.runtime.network.dial import dial, dial_inside
-from pytest_containers.runtime.network.forward import Forwards
-from pytest_containers.runtime.network.hostports import HostPorts, connect_host
-from pytest_containers.runtime.network.listening import Listening
-from pytest_containers.runtime.network.networks import Facts, Network
-from pytest_containers.runtime.network.relay import Relay
+from pytest_containers.runtime.network.forward import Dial, Forwards
+from pytest_containers.runtime.network.hostports import HostConnections, HostPorts, connect_host
+from pytest_containers.runtime.network.listening import ListenCriteria, ListenWaits, PortKey
+from pytest_containers.runtime.network.relay import RELAY_DESCRIPTORS, Relay
+from pytest_containers.runtime.wire.faults import Fault, FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.starts import PortRequest
+from pytest_containers.runtime.wire.tasks import Future, run_task, sleep
 
 T = TypeVar("T")
 TIMEOUT_S = 10.0
@@ -60,18 +63,24 @@ class Bench:
             raise errors[0]
         return results[0]
 
-    def result(self, start: Callable[[Callable[[Any], None]], object]) -> Any:
-        """Run the loop until `start`'s callback was called; what it was called with."""
-        results: list[Any] = []
+    def run(self, coroutine: Coroutine[Future[Any], None, T]) -> T:
+        """Run the loop until a coroutine has ended; its result."""
+        results: list[T] = []
+        errors: list[Exception] = []
 
-        def done(result: Any) -> None:
-            results.append(result)
-            self.loop.stop()
+        async def work() -> None:
+            try:
+                results.append(await coroutine)
+            except Exception as error:  # noqa: BLE001 - raised below
+                errors.append(error)
 
         self.loop._stopped = False
-        start(done)
-        if not results:
+        task = run_task(work())
+        if not task.ended.done:
+            task.ended.when_done(self.loop.stop)
             self.loop.run()
+        if errors:
+            raise errors[0]
         return results[0]
 
     def own(self, sock: socket.socket) -> socket.socket:
@@ -204,7 +213,7 @@ def test_a_relay_starves_nobody(bench: Bench) -> None:
         thread.start()
     turns = []
     for _ in range(20):
-        bench.result(lambda done: bench.loop.call_later(0.001, lambda: done(turns.append(1))))
+        turns.append(bench.run(sleep(bench.loop, 0.001)))
     stop.set()
     bench.beside(lambda: [thread.join() for thread in threads])
     assert len(turns) == 20
@@ -214,9 +223,9 @@ def test_a_relay_starves_nobody(bench: Bench) -> None:
 # ------------------------------------------------------------- forwarded ports
 
 
-def direct(bench: Bench) -> Callable[..., None]:
+def direct(bench: Bench) -> Dial:
     """A dial that needs no run."""
-    return lambda protocol, ip, port, done: dial(bench.loop, protocol, ip, port, 5, done)
+    return lambda protocol, ip, port: dial(bench.loop, protocol, ip, port, 5)
 
 
 def echo_server(bench: Bench) -> tuple[str, int]:
@@ -232,12 +241,21 @@ def echo_server(bench: Bench) -> tuple[str, int]:
     return address
 
 
+def forward(
+    forwards: Forwards, protocol: str, target: tuple[str, int], host: int | None = None
+) -> int:
+    """Forward one port; its number on the host."""
+    ip, number = target
+    ports = forwards.open("key", ip, [PortRequest(number=number, protocol=protocol, host=host)])
+    return ports[0].host
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_forwarded_port(bench: Bench, fixed: bool) -> None:
     forwards = Forwards(bench.loop, direct(bench))
     wanted = free_port() if fixed else None
     target = echo_server(bench)
-    number = bench.result(lambda done: forwards.open("key", "tcp", target, wanted, done))
+    number = forward(forwards, "tcp", target, wanted)
     assert wanted in (None, number)
     data = os.urandom(500_000)
 
@@ -256,7 +274,7 @@ def test_a_forwarded_port(bench: Bench, fixed: bool) -> None:
 def test_a_forwarded_port_where_nobody_listens_resets(bench: Bench) -> None:
     forwards = Forwards(bench.loop, direct(bench))
     target = ("127.0.0.1", free_port())
-    number = bench.result(lambda done: forwards.open("key", "tcp", target, None, done))
+    number = forward(forwards, "tcp", target)
 
     def ask() -> bytes:
         with socket.create_connection(("127.0.0.1", number), TIMEOUT_S) as sock:
@@ -276,13 +294,26 @@ def test_a_fixed_port_that_is_taken(bench: Bench, protocol: str) -> None:
             other.listen()
         number = other.getsockname()[1]
         forwards = Forwards(bench.loop, direct(bench))
-        fault = bench.result(
-            lambda done: forwards.open("key", protocol, ("127.0.0.1", 1), number, done)
-        )
-    assert isinstance(fault, Fault)
+        with pytest.raises(FaultError) as caught:
+            forward(forwards, protocol, ("127.0.0.1", 1), number)
+    fault = caught.value.fault
     assert fault.kind == "StartError"
     assert fault.data == {"port": number, "errno": errno.EADDRINUSE}
     assert f"host port {number}/{protocol} on 127.0.0.1: it is taken" in fault.message
+
+
+def test_ports_are_forwarded_all_or_none(bench: Bench) -> None:
+    forwards = Forwards(bench.loop, direct(bench))
+    first = free_port()
+    with bench.own(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        wanted = [PortRequest(number=1, protocol="tcp", host=port) for port in (first, taken)]
+        with pytest.raises(FaultError, match=f"host port {taken}/tcp"):
+            forwards.open("key", "127.0.0.1", wanted)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", first), TIMEOUT_S)
 
 
 def test_datagrams_find_their_way_back(bench: Bench) -> None:
@@ -290,7 +321,7 @@ def test_datagrams_find_their_way_back(bench: Bench) -> None:
     server.bind(("127.0.0.1", 0))
     forwards = Forwards(bench.loop, direct(bench))
     target = server.getsockname()
-    number = bench.result(lambda done: forwards.open("key", "udp", target, None, done))
+    number = forward(forwards, "udp", target)
     clients = [bench.own(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)]
 
     def ask() -> list[bytes]:
@@ -313,14 +344,15 @@ def test_dial_connects(bench: Bench, ip: str) -> None:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     with socket.create_server((ip, 0), family=family) as server:
         port = server.getsockname()[1]
-        with bench.result(lambda done: dial(bench.loop, "tcp", ip, port, 5, done)) as sock:
+        with bench.run(dial(bench.loop, "tcp", ip, port, 5)) as sock:
             assert sock.getpeername()[:2] == (ip, port)
 
 
 def test_dial_tells_why_not(bench: Bench) -> None:
     port = free_port()
-    fault = bench.result(lambda done: dial(bench.loop, "tcp", "127.0.0.1", port, 5, done))
-    assert fault == Fault(
+    with pytest.raises(FaultError) as caught:
+        bench.run(dial(bench.loop, "tcp", "127.0.0.1", port, 5))
+    assert caught.value.fault == Fault(
         "ContainersError",
         f"connect to 127.0.0.1 port {port}: Connection refused",
         {"errno": errno.ECONNREFUSED},
@@ -332,10 +364,12 @@ def test_dial_gives_up_in_time(bench: Bench) -> None:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
         address = server.getsockname()
-        with socket.create_connection(address):  # fills the backlog: no more is answered
-            fault = bench.result(lambda done: dial(bench.loop, "tcp", *address, 0.05, done))
-    assert isinstance(fault, Fault)
-    assert fault.data == {"errno": errno.ETIMEDOUT}
+        with (
+            socket.create_connection(address),  # fills the backlog: no more is answered
+            pytest.raises(FaultError) as caught,
+        ):
+            bench.run(dial(bench.loop, "tcp", *address, 0.05))
+    assert caught.value.fault.data == {"errno": errno.ETIMEDOUT}
 
 
 @pytest.mark.needs("root")
@@ -347,16 +381,12 @@ def test_dial_inside_reaches_what_only_listens_on_loopback(bench: Bench, ip: str
         with socket.create_server((ip, 0), family=family) as server:
             port = server.getsockname()[1]
             before = len(os.listdir("/proc/self/fd"))
-            sock = bench.result(
-                lambda done: dial_inside(bench.loop, netns, netns, "tcp", port, 5, done)
-            )
-            with sock:
+            with bench.run(dial_inside(bench.loop, netns, netns, "tcp", port, 5)) as sock:
                 assert sock.getpeername()[0] == ip
             assert len(os.listdir("/proc/self/fd")) <= before
-        fault = bench.result(
-            lambda done: dial_inside(bench.loop, netns, netns, "tcp", port, 5, done)
-        )
-        assert fault.message == f"connect to 127.0.0.1 port {port}: Connection refused"
+        refused = f"connect to 127.0.0.1 port {port}: Connection refused"
+        with pytest.raises(FaultError, match=refused):
+            bench.run(dial_inside(bench.loop, netns, netns, "tcp", port, 5))
     finally:
         os.close(netns)
 
@@ -364,39 +394,48 @@ def test_dial_inside_reaches_what_only_listens_on_loopback(bench: Bench, ip: str
 # ------------------------------------------------------------------- listening
 
 
+Wait = Callable[[list[PortKey], float], Coroutine[Future[Any], None, Sequence[PortKey]]]
+
+
 @pytest.fixture
-def listening(bench: Bench) -> Iterator[Callable[..., Any]]:
-    """``listening(ports, timeout_s, done)`` in this process's own namespace."""
+def listening(bench: Bench) -> Iterator[Wait]:
+    """``listening(ports, timeout_s)`` in this process's own namespace."""
     netns = os.open("/proc/self/ns/net", os.O_RDONLY)
-    waits = Listening(bench.loop)
-    yield lambda ports, timeout_s, done: waits.wait(netns, netns, ports, timeout_s, done)
+    waits = ListenWaits(bench.loop)
+
+    async def listening(ports: list[PortKey], timeout_s: float) -> Sequence[PortKey]:
+        waiter = waits.wait(netns, netns, ListenCriteria(ports), timeout_s)
+        try:
+            return (await waiter.result).missing
+        finally:
+            waiter.cancel()
+
+    yield listening
     os.close(netns)
 
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_a_listener_on_any_address_counts(
-    bench: Bench, listening: Callable[..., Any], address: str
+def test_a_listener_on_any_address_counts_where_nobody_is_to_reach_it(
+    bench: Bench, listening: Wait, address: str
 ) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
         port = server.getsockname()[1]
-        assert bench.result(lambda done: listening([(port, "tcp")], 5, done)) is None
+        assert bench.run(listening([(port, "tcp")], 5)) == ()
 
 
 @pytest.mark.needs("root")
-def test_bound_but_not_listening_does_not_count(
-    bench: Bench, listening: Callable[..., Any]
-) -> None:
+def test_bound_but_not_listening_does_not_count(bench: Bench, listening: Wait) -> None:
     with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         tcp.bind(("127.0.0.1", 0))
         udp.bind(("127.0.0.1", 0))
         ports = [(tcp.getsockname()[1], "tcp"), (udp.getsockname()[1], "udp")]
-        assert bench.result(lambda done: listening(ports, 0.05, done)) == ports[:1]
+        assert bench.run(listening(ports, 0.05)) == ports[:1]
 
 
 @pytest.mark.needs("root")
-def test_a_listener_that_comes_later(bench: Bench, listening: Callable[..., Any]) -> None:
+def test_a_listener_that_comes_later(bench: Bench, listening: Wait) -> None:
     port = free_port()
     servers: list[socket.socket] = []
 
@@ -404,18 +443,19 @@ def test_a_listener_that_comes_later(bench: Bench, listening: Callable[..., Any]
         servers.append(bench.own(socket.create_server(("127.0.0.1", port))))
 
     bench.loop.call_later(0.05, listen)
-    assert bench.result(lambda done: listening([(port, "tcp")], 5, done)) is None
+    assert bench.run(listening([(port, "tcp")], 5)) == ()
     assert servers
 
 
 @pytest.mark.needs("root")
-def test_a_wait_that_is_cancelled_says_nothing(bench: Bench, listening: Callable[..., Any]) -> None:
-    said: list[Any] = []
-    waiter = listening([(free_port(), "tcp")], 0.02, said.append)
-    waiter.cancel()
-    waiter.cancel()
-    bench.result(lambda done: bench.loop.call_later(0.05, lambda: done(None)))
-    assert said == []
+def test_a_wait_that_is_cancelled_closes_its_socket(bench: Bench, listening: Wait) -> None:
+    fds = len(os.listdir("/proc/self/fd"))
+    task = run_task(listening([(free_port(), "tcp")], 1000))
+    bench.run(sleep(bench.loop, 0.01))
+    task.cancel()
+    assert task.ended.done
+    # Fewer when the collector closed what other tests have left.
+    assert len(os.listdir("/proc/self/fd")) <= fds
 
 
 # ----------------------------------------------------------------- host's ports
@@ -442,9 +482,11 @@ def test_a_port_is_for_the_networks_that_were_given_it(bench: Bench) -> None:
     number = target[1]
     gateway = "127.0.0.9"
     ports = HostPorts(
-        bench.loop, run_facts(gateway), lambda sock, port: connect_host(bench.loop, sock, port)
+        bench.loop,
+        run_facts(gateway),
+        lambda sock, port: run_task(connect_host(bench.loop, sock, port)),
     )
-    ours, strangers = Network(4, gateway, ""), Network(5, gateway, "")
+    ours, strangers = Bridge(4, gateway, ""), Bridge(5, gateway, "")
     ports.expose(number, ours)
     ports.expose(number, ours)
     assert bench.beside(lambda: ask_from("127.0.1.65", (gateway, number))) == b""
@@ -464,7 +506,7 @@ def test_a_server_of_the_host_on_either_loopback(bench: Bench, ip: str) -> None:
     (client, near) = bench.pair()
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     server = bench.own(socket.create_server((ip, 0), family=family))
-    connect_host(bench.loop, near, server.getsockname()[1])
+    run_task(connect_host(bench.loop, near, server.getsockname()[1]))
 
     def talk() -> bytes:
         client.shutdown(socket.SHUT_WR)
@@ -475,12 +517,49 @@ def test_a_server_of_the_host_on_either_loopback(bench: Bench, ip: str) -> None:
     assert bench.beside(talk) == b"hello"
 
 
+def test_no_address_takes_all_connections_to_the_host(bench: Bench) -> None:
+    server = bench.own(socket.create_server(("127.0.0.1", 0)))  # accepts nobody: they stay
+    gateway, number = "127.0.0.9", server.getsockname()[1]
+    connections = HostConnections(bench.loop, 8 * RELAY_DESCRIPTORS)  # four, two of an address
+    ports = HostPorts(bench.loop, run_facts(gateway), connections.connect)
+    network = Bridge(4, gateway, "")
+    ports.expose(number, network)
+
+    def hold(source: str) -> socket.socket:
+        sock = bench.own(socket.socket())
+        sock.bind((source, 0))
+        sock.connect_ex((gateway, number))  # a reset may come before it returns
+        return sock
+
+    def is_reset(sock: socket.socket, wait_s: float) -> bool:
+        sock.settimeout(wait_s)
+        try:
+            return sock.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    greedy = bench.beside(lambda: [hold("127.0.1.5") for _ in range(4)])
+    other = bench.beside(lambda: hold("127.0.1.6"))
+    held = [*greedy[:2], other]
+    assert bench.beside(lambda: [is_reset(sock, TIMEOUT_S) for sock in greedy[2:]]) == [True, True]
+    assert bench.beside(lambda: [is_reset(sock, 0.05) for sock in held]) == [False] * 3
+    assert connections.count == 3
+    server.close()
+    assert bench.beside(lambda: [is_reset(sock, TIMEOUT_S) for sock in held]) == [True] * 3
+    assert connections.count == 0
+    ports.withdraw(number, network)
+
+
 def test_a_host_port_where_nobody_listens_ends_the_connection(bench: Bench) -> None:
     gateway, number = "127.0.0.9", free_port()
     ports = HostPorts(
-        bench.loop, run_facts(gateway), lambda sock, port: connect_host(bench.loop, sock, port)
+        bench.loop,
+        run_facts(gateway),
+        lambda sock, port: run_task(connect_host(bench.loop, sock, port)),
     )
-    network = Network(4, gateway, "")
+    network = Bridge(4, gateway, "")
     ports.expose(number, network)
 
     assert bench.beside(lambda: ask_from("127.0.1.5", (gateway, number))) == b""
@@ -490,7 +569,7 @@ def test_a_host_port_where_nobody_listens_ends_the_connection(bench: Bench) -> N
 def test_ipv6_peers_are_told_by_their_network(bench: Bench) -> None:
     facts = run_facts("127.0.0.9", "fd01:203:405::/48")
     ports = HostPorts(bench.loop, facts, lambda sock, port: sock.close())
-    network = Network(7, "", "")
+    network = Bridge(7, "", "")
     port = free_port()
     ports.expose(port, network)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.registry import Proxy, Rule
+from helpers.timeline import data_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
@@ -119,6 +120,16 @@ def test_policies_of_the_command_line(suite: Callable[..., tuple[int, str]], pro
     code, text = suite("--containers-pull=sometimes")
     assert code == 4
     assert "one of missing, always, never" in text
+
+
+def test_the_page_of_the_run_has_the_pull(
+    suite: Callable[..., tuple[int, str]], proxy: Proxy, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    for pulls in ([("pull", f"{proxy.address}/suite:1", "")], []):  # then it is stored
+        assert suite(f"--containers-report={page}")[0] == 0
+        images = data_of(page)["images"]
+        assert [(image["verb"], image["name"], image["error"]) for image in images] == pulls
 
 
 def test_another_image_for_a_fixture(

@@ -18,7 +18,7 @@ from helpers.registry import Proxy, Rule, skopeo, upload
 
 import pytest_containers as pc
 from pytest_containers.images.manifest import architecture
-from pytest_containers.images.registry.settings import RegistrySettings
+from pytest_containers.model.engine_options import RegistrySettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 

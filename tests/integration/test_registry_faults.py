@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def noisy(
 
 def assert_whole(engine: pc.Engine) -> None:
     """Nothing that was not verified is in the store, and nothing is left of the attempt."""
-    home = engine.images.store.home
+    home = engine.images.library.store.home
     assert os.listdir(home / "tmp") == []
     for path in (home / "blobs" / "sha256").glob("*"):
         assert digest(path.read_bytes()) == f"sha256:{path.name}"
@@ -189,7 +191,7 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "an artifact": (
         lambda body: body["config"].update(mediaType="application/vnd.cncf.helm.config.v1+json"),
-        r"is no image but something else \(application/vnd.cncf.helm",
+        r"is no image but something else \('application/vnd.cncf.helm",
     ),
     "a hostile digest": (
         lambda body: body["layers"][0].update(digest="sha256:../../../etc/passwd"),
@@ -296,3 +298,23 @@ def test_no_room_in_the_store(plain_registry: str, noisy: tuple[str, str], tmp_p
     first, second = done.stdout.splitlines()
     assert re.search(r"cannot store .* in .*/store: File too large; free or permit it there", first)
     assert second == "fine"
+
+
+def test_a_disk_that_fails_once_a_download_has_begun(
+    published: Callable[[str], str],
+    plain_registry: str,
+    own_engine: Callable[..., pc.Engine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job that unpacks waits for the thread that downloads, which cannot begin."""
+    mkdir = Path.mkdir
+
+    def failing(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "partial" and threading.current_thread().name.startswith("Thread-"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        mkdir(path, *args, **options)
+
+    name = f"{plain_registry}/{published('failing')}"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", failing)
+        assert own_engine().image(name).layers

@@ -14,7 +14,7 @@ from helpers.layouts import Layout, layer, member, output
 from helpers.registry import PASSWORD, USER, Proxy, Rule, TokenServer, Tunnel, registry, skopeo
 
 import pytest_containers as pc
-from pytest_containers.images.registry.settings import RegistrySettings
+from pytest_containers.model.engine_options import RegistrySettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("docker-registry", "skopeo")]
 
@@ -114,22 +114,32 @@ def test_where_passwords_are_found(
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (None, "there is no such program in PATH"),
         ("#!/bin/sh\necho the keyring is locked; exit 1\n", "exit code 1: the keyring is locked"),
         ("#!/bin/sh\necho nonsense\n", "its answer is not understood"),
     ],
 )
 def test_helpers_that_fail(
     own_engine: MakeEngine, private: str, locked: str, as_user: Settings, tmp_path: Path,
-    script: str | None, words: str,
+    script: str, words: str,
 ) -> None:  # fmt: skip
-    if script is not None:
-        write(tmp_path / "bin" / "docker-credential-test", script, 0o755)
+    write(tmp_path / "bin" / "docker-credential-test", script, 0o755)
     config = json.dumps({"credHelpers": {locked: "test"}})
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     engine = own_engine(registries=as_user(DOCKER_AUTH_CONFIG=config, PATH=path))
     with pytest.raises(pc.RegistryError, match=words):
         engine.image(private)
+
+
+def test_passwords_are_found_beside_a_helper_that_is_not_installed(
+    own_engine: MakeEngine, private: str, locked: str, as_user: Settings
+) -> None:
+    config = {
+        "credHelpers": {locked: "gone"},
+        "credsStore": "gone",
+        "auths": {locked: {"auth": PAIR}},
+    }
+    engine = own_engine(registries=as_user(DOCKER_AUTH_CONFIG=json.dumps(config)))
+    assert output(engine, private, "read x < /data; echo $x") == "private\n"
 
 
 def test_a_helper_that_knows_nothing_is_no_error(
@@ -219,6 +229,26 @@ def test_a_token_for_nobody_in_particular(
     assert [(method, asked["scope"], asked["service"]) for method, asked in tokens.asked] == [
         ("GET", ["repository:team/app:pull"], ["test"])  # once: it is kept
     ]
+
+
+@pytest.mark.parametrize("where", ["credsStore", "credHelpers"])
+def test_a_helper_that_is_not_installed_is_told_of(
+    own_engine: MakeEngine, bearer: str, tokens: TokenServer, as_user: Settings, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, where: str,
+) -> None:  # fmt: skip
+    """A public image needs no credentials, whatever a config.json of another machine says."""
+    address, helper = bearer.partition("/")[0], f"absent-{where.lower()}"
+    config = {where: helper if where == "credsStore" else {address: helper}}
+    write(tmp_path / ".docker" / "config.json", json.dumps(config))
+    engine = own_engine(registries=as_user())
+    assert output(engine, bearer, "echo in") == "in\n"
+    own_engine(registries=as_user(), pull="always").image(bearer)
+    told = [record.getMessage() for record in caplog.records if helper in record.getMessage()]
+    assert len(told) == 1
+    assert f"docker-credential-{helper}, which {tmp_path}/.docker/config.json names" in told[0]
+    tokens.anonymous = False
+    with pytest.raises(pc.RegistryError, match="nobody is logged"):
+        own_engine(registries=as_user(), pull="always").image(bearer)
 
 
 def test_tokens_for_a_password(

@@ -26,8 +26,8 @@ def _own_store(store_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(store_home))
 
 
-def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-c", _MAIN, "run", *arguments]
+def _command(arguments: Sequence[str], command: str = "run") -> list[str]:
+    return [sys.executable, "-c", _MAIN, command, *arguments]
 
 
 def run(*arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -115,13 +115,13 @@ def test_signals_are_the_default_ones_whatever_is_ignored_here() -> None:
 class Typist:
     """Somebody at a terminal in which the command runs."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, command: str = "run") -> None:
         self.terminal, inner = pty.openpty()
         self.resize(33, 101)
         self.before = termios.tcgetattr(self.terminal)
         # Ctrl-C is theirs, also if the tests run where it is ignored (`pytest &` in a script).
         self.process = subprocess.Popen(
-            ["env", "--default-signal", *_command(arguments)],
+            ["env", "--default-signal", *_command(arguments, command)],
             stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
         )  # fmt: skip
         os.close(inner)
@@ -152,8 +152,8 @@ def typist() -> Iterator[type[Typist]]:
     made: list[Typist] = []
 
     class Ours(Typist):
-        def __init__(self, *arguments: str) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: str, command: str = "run") -> None:
+            super().__init__(*arguments, command=command)
             made.append(self)
 
     yield Ours
@@ -207,3 +207,47 @@ def test_ctrl_c_ends_a_container_that_has_no_terminal(typist: type[Typist]) -> N
     user.see("up")
     user.process.send_signal(signal.SIGINT)
     assert user.end() == 130
+
+
+def test_system_calls_are_filtered_as_the_options_say(tmp_path: Path) -> None:
+    show = ["host:", "sh", "-c", "grep Seccomp: /proc/self/status"]
+    assert run(*show).stdout == b"Seccomp:\t2\n"
+    assert run("--security-opt", "seccomp=unconfined", *show).stdout == b"Seccomp:\t0\n"
+    rule = '{"names": ["getsid"], "action": "SCMP_ACT_ERRNO"}'
+    profile = tmp_path / "profile.json"
+    profile.write_text(f'{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}')
+    done = run("--security-opt", f"seccomp={profile}", "host:", sys.executable, "-c",
+               "import os; os.getsid(0)")  # fmt: skip
+    assert b"PermissionError" in done.stderr
+    for option in ("seccomp", "apparmor=x"):
+        done = run("--security-opt", option, *show)
+        assert done.returncode == 125
+        assert f"security_opt {option!r} is not supported".encode() in done.stderr
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run another command than `run`."""
+    line = [sys.executable, "-c", _MAIN, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+
+
+def test_a_container_that_goes_on_without_the_command() -> None:
+    done = run("-d", "--rm", "--name", "detached", "host:", "sh", "-c", "echo up; exec sleep 1000")
+    assert done.returncode == 0, done.stderr
+    id_ = done.stdout.decode().strip()
+    try:
+        (line,) = [line for line in command("ps").stdout.splitlines() if id_[:12] in line]
+        assert line.split()[1:3] == ["detached", "host:"]
+        assert command("exec", id_, "hostname").stdout == "detached\n"
+        assert command("logs", "detached").stdout == "up\n"
+    finally:
+        removed = command("rm", id_)
+    assert removed.returncode == 0, removed.stderr
+    assert id_[:12] not in command("ps").stdout
+
+
+@pytest.mark.parametrize("option", ["-i", "-t", "--commit=x:1"])
+def test_what_has_no_meaning_without_the_command(option: str) -> None:
+    done = run("-d", option, "host:", "true")
+    assert done.returncode == 125
+    assert b"nothing would be connected to the container" in done.stderr

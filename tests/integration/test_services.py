@@ -54,12 +54,12 @@ def nginx_is_there(nginx: Service) -> None:
 def sql_is_there(db: SqlService) -> None:
     db.sql("create table t (a int); insert into t values (1), (2)")
     assert db.sql("select a from t order by a") == [["1"], ["2"]]
-    assert db.database == "test" and db.dsn.endswith("/test")
+    assert db.database == "containers" and db.dsn.endswith("/containers")
 
 
 def rabbitmq_is_there(rabbitmq: pc.services.RabbitMQ) -> None:
     assert talk(rabbitmq, b"AMQP\x00\x00\x09\x01")[:1] == b"\x01"
-    assert "test" in rabbitmq.ctl("list_users")
+    assert "containers" in rabbitmq.ctl("list_users")
 
 
 IS_THERE: dict[str, Callable[..., None]] = {
@@ -67,13 +67,13 @@ IS_THERE: dict[str, Callable[..., None]] = {
     "Mosquitto": mosquitto_is_there, "Etcd": etcd_is_there, "Nginx": nginx_is_there,
     "Postgres": sql_is_there, "MariaDB": sql_is_there, "RabbitMQ": rabbitmq_is_there,
 }  # fmt: skip
-OWN_USER = ("Postgres", "MariaDB", "RabbitMQ")
-"""Servers that refuse to be root, or are to be somebody else."""
+OWN_USER = ("Postgres", "RabbitMQ")
+"""Servers that refuse to be root."""
 
 
 def of_host(name: str) -> object:
     marks = [pytest.mark.needs(name.lower() if name != "Postgres" else "postgresql")]
-    marks += [pytest.mark.needs("id range")] if name in OWN_USER else []
+    marks += [pytest.mark.needs("id range")] if name == "MariaDB" else []
     return pytest.param(name, marks=marks)
 
 
@@ -82,17 +82,21 @@ SERVICES = [of_host(name) for name in IS_THERE]
 
 @pytest.fixture
 def start(engine: pc.Engine, tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services on the host's packages."""
+    """Starts services on the host's packages, each in a network where its name is its own."""
     started: list[Service] = []
+    networks: list[pc.Network] = []
 
     def start(name: str, *, seed: object = None, **options: object) -> Service:
         service = getattr(pc.services, name)(**{"image": "host:", **options})
-        started.append(service.start(engine, seed=seed, project=tmp_path))
+        networks.append(engine.create_network())
+        started.append(service.start(engine, seed=seed, project=tmp_path, network=networks[-1]))
         return started[-1]
 
     yield start
     for service in started:
         service.container.remove()
+    for network in networks:
+        network.remove()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -112,7 +116,7 @@ def test_durable_is_possible_everywhere(start, name: str) -> None:
     IS_THERE[name](start(name, durable=True))
 
 
-@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.needs("postgresql")
 def test_postgres_fast_and_durable(start) -> None:
     assert start("Postgres").sql("show fsync") == [["off"]]
     assert start("Postgres", durable=True).sql("show fsync") == [["on"]]
@@ -177,19 +181,19 @@ def test_the_environment_of_the_official_image(start, name: str) -> None:
     db.sql("create table t (a int)")
 
 
-@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.needs("postgresql")
 def test_wrong_credentials_are_refused(start) -> None:
     db = start("Postgres")
     program = db._program(db.container.image, "psql")
     address = db.container.ip  # who comes from the server's own machine needs no password
-    url = db.url_at(address, 5432).replace("test:test@", "test:wrong@")
+    url = db.url_at(address, 5432).replace("containers:containers@", "containers:wrong@")
     result = db.exec([*program, url, "-c", "select 1"], text=True)
     assert result.returncode and "password authentication failed" in result.stderr
     right = db.exec([*program, db.url_at(address, 5432), "-c", "select 1"], text=True)
     assert right.returncode == 0
 
 
-@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.needs("postgresql")
 def test_a_snapshot_of_a_running_database_recovers(start, engine: pc.Engine) -> None:
     """Without a clean stop: it says so, and nothing that was committed is lost."""
     db = start("Postgres")
@@ -231,16 +235,16 @@ def test_a_server_on_a_snapshot_serves_what_it_has(start, engine, name: str, lab
             again = start(name, image=source, seed=seed, **login)
             assert again.sql("select count(*) from t") == [[rows]]
     if label:
-        engine.images.forget_answers()
+        engine._core.images.forget_answers()
         with engine.run(label, ["sleep", "100"]) as container:
             assert container.image.name == label
         engine.images.remove(label)
 
 
-@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.needs("postgresql")
 def test_a_server_on_a_snapshot_of_another_database_says_so(start) -> None:
     image = start("Postgres", database="shop").snapshot()
-    with pytest.raises(pc.ExecError, match='database "test" does not exist'):
+    with pytest.raises(pc.ExecError, match='database "containers" does not exist'):
         start("Postgres", image=image)
     other = start("Postgres", image=image, database="shop", password="another")
     psql = other._program(other.container.image, "psql")
@@ -289,7 +293,7 @@ def test_clones_of_redis(start) -> None:
     copy.container.remove()
 
 
-@pytest.mark.needs("postgresql", "id range")
+@pytest.mark.needs("postgresql")
 def test_a_crash_of_one_does_not_touch_the_next(start) -> None:
     def seed(db: SqlService) -> None:
         db.sql("create table t (a int)")
@@ -390,12 +394,24 @@ def test_a_package_that_is_missing(start, monkeypatch: pytest.MonkeyPatch) -> No
         start("Redis")
 
 
-@pytest.mark.needs("postgresql", "mariadb", "rabbitmq")
-@pytest.mark.parametrize("name", OWN_USER)
-def test_servers_with_a_user_of_their_own_say_what_is_missing(own_engine, name: str) -> None:
+@pytest.mark.needs("mariadb")
+def test_a_server_that_changes_its_user_says_what_is_missing(own_engine) -> None:
     engine = own_engine(identity="single")
-    with pytest.raises(pc.UnsupportedError, match=r"has a single id.*pytest-containers setup"):
-        getattr(pc.services, name)(image="host:").start(engine)
+    with pytest.raises(
+        pc.UnsupportedError, match=r"MariaDB.*has a single id.*pytest-containers setup"
+    ):
+        pc.services.MariaDB(image="host:").start(engine)
+
+
+@pytest.mark.needs("postgresql", "rabbitmq")
+@pytest.mark.parametrize("name", OWN_USER)
+def test_servers_that_refuse_root_run_with_a_single_id(
+    own_engine, tmp_path: Path, name: str
+) -> None:
+    engine = own_engine(identity="single")
+    service = getattr(pc.services, name)(image="host:").start(engine, project=tmp_path)
+    IS_THERE[name](service)
+    assert service.exec(["id", "-un"], user=name.lower(), text=True).stdout == f"{name.lower()}\n"
 
 
 def test_what_was_not_started_has_no_address() -> None:
@@ -430,7 +446,7 @@ def test_a_port_that_its_configuration_would_move(name: str, options: dict, said
     with pytest.raises(pc.SpecError) as caught:
         kind.fixture(**options)
     assert str(caught.value).startswith(
-        f"{name}: {said} moves the server away from port {kind.number}, where it is looked for"
+        f"{name}: {said} moves the server away from port {kind.number}, where tests look for it"
     )
 
 

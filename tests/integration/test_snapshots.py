@@ -13,7 +13,7 @@ import pytest
 from helpers.layouts import Layout, layer, member
 
 import pytest_containers as pc
-from pytest_containers.wait import Deadline
+from pytest_containers.model.wait import Deadline
 
 MAKE = """
 mkdir -p /srv/d/deep /srv/opaque; echo one > /srv/d/a; ln /srv/d/a /srv/d/b; ln -s a /srv/d/link
@@ -152,6 +152,7 @@ def test_of_a_snapshot_of_a_snapshot(engine: pc.Engine) -> None:
         assert last.logs().stdout.split() == ["0", "1", "2", "3", "3", "x"]
 
 
+@pytest.mark.needs("docker-registry")
 def test_a_named_one_is_an_image_as_any_other(
     own_engine, layout: Layout, base: bytes, plain_registry: str, tmp_path: Path
 ) -> None:
@@ -203,11 +204,11 @@ def test_a_named_one_of_this_machines_programs(own_engine, tmp_path: Path) -> No
         again.images.push,
         lambda name: again.images.save([name], tmp_path / "x.tar"),
     ):
-        with pytest.raises(pc.ImageError, match="a snapshot of this machine's own programs"):
+        with pytest.raises(pc.ImageError, match="based on this machine's own programs"):
             operation("mine:1")
-    assert len(list((again.images.store.home / "states").glob("*/*.json"))) == 1
+    assert len(list((again.images.library.store.home / "states").glob("*/*.json"))) == 1
     again.images.remove("mine:1")
-    again.images.forget_answers()
+    again._core.images.forget_answers()
     with pytest.raises(pc.ImageNotFoundError):
         own_engine(pull="never").run("mine:1")
 
@@ -248,8 +249,8 @@ def test_dropping_a_state_leaves_what_a_named_one_needs(own_engine) -> None:
     engine.close()
     again = own_engine()
     again.images.prune()
-    first = [one for one in again.images.states.all() if "first:1" in one.facts["name"]]
-    again.images.drop_states(first)
+    first = [one for one in again.images.library.states.all() if "first:1" in one.facts["name"]]
+    again.states.drop(first)
     with again.run("second:1", ["ls", "/srv"]) as container:
         assert container.wait() == 0
         assert container.logs().stdout == "one\ntwo\n"
@@ -287,7 +288,7 @@ def test_an_unnamed_one_is_held_by_the_run_and_pruned_after_it(own_engine) -> No
 
 
 @pytest.mark.alone
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "xattrs of tmpfs")
 def test_a_disk_that_is_full_leaves_nothing(
     own_engine: Callable[..., pc.Engine], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from pytest_containers.images.image import Image
 from pytest_containers.state import warm
 from pytest_containers.state.facts import Inputs
 from pytest_containers.state.seeds import seeds_of
-from pytest_containers.state.warm import Outcome, Stage, Warm
+from pytest_containers.state.warm import Outcome, Stage, WarmStates
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,9 @@ time.sleep(1000)
 SERVED = pc.ContainerSpec("host:", ["python3", "-c", SERVER], ready=pc.wait.file("/srv/up"))
 
 
-def write(text: str) -> Callable[[pc.Container], None]:
+def write(word: str) -> Callable[[pc.Container], None]:
     def seed(container: pc.Container) -> None:
-        container.exec(["sh", "-c", f"echo {text} >> /srv/text"], check=True)
+        container.exec(["sh", "-c", f"echo {word} >> /srv/text"], check=True)
 
     return seed
 
@@ -51,8 +51,8 @@ class Project:
         self.outcomes: list[Outcome] = []
         self.new()
 
-    def new(self, **options: object) -> Warm:
-        self.warm = Warm(self.engine, self.root, tell=self.outcomes.append, **options)
+    def new(self, **options: object) -> WarmStates:
+        self.warm = WarmStates(self.engine, self.root, tell=self.outcomes.append, **options)
         return self.warm
 
     def image(
@@ -62,10 +62,10 @@ class Project:
         base = self.engine.image(reference)
         stages = [
             Stage(
-                f"seed {one.title}", spec, one.apply, {"the seed": one.identity},
-                inputs=Inputs(inputs, self.root), module=one.module, limit_s=limit_s, clean=clean,
+                f"seed {item.title}", spec, item.apply, {"the seed": item.identity},
+                inputs=Inputs(inputs, self.root), module=item.module, limit_s=limit_s, clean=clean,
             )
-            for one in seeds_of(seed, self.root)
+            for item in seeds_of(seed, self.root)
         ]  # fmt: skip
         return self.warm.image("db", base, stages, name="db")
 
@@ -96,10 +96,10 @@ def test_made_once_and_found_by_the_next_run(project: Project) -> None:
 
 
 def test_steps_build_on_each_other_and_share_what_is_below(project: Project) -> None:
-    one, two, three = write("one"), write("two"), write("three")
-    assert project.text(project.image([one, two])) == "one\ntwo\n"
+    first, second, third = write("one"), write("two"), write("three")
+    assert project.text(project.image([first, second])) == "one\ntwo\n"
     project.new()
-    assert project.text(project.image([one, three])) == "one\nthree\n"
+    assert project.text(project.image([first, third])) == "one\nthree\n"
     assert [outcome.reused for outcome in project.outcomes] == [False, False, True, False]
 
 
@@ -114,7 +114,7 @@ def test_what_a_script_and_a_directory_contain(project: Project) -> None:
     (folder / "2.sh").write_text("echo two >> /srv/text\n")
     project.new()
     assert project.text(project.image("steps")) == "one\ntwo\n"
-    assert project.last() == (False, "there are other files in steps")
+    assert project.last() == (False, "directory steps has other files")
     (folder / "2.sh").write_text("echo zwei >> /srv/text\n")
     project.new()
     assert project.text(project.image("steps")) == "one\nzwei\n"
@@ -124,10 +124,10 @@ def test_what_a_script_and_a_directory_contain(project: Project) -> None:
 def test_back_to_what_it_was(project: Project) -> None:
     """As with branches of a repository: the state of the other branch is still there."""
     script = project.root / "seed.sh"
-    for text in ("one", "two", "one", "two"):
-        script.write_text(f"echo {text} > /srv/text\n")
+    for word in ("one", "two", "one", "two"):
+        script.write_text(f"echo {word} > /srv/text\n")
         project.new()
-        assert project.text(project.image("seed.sh")) == f"{text}\n"
+        assert project.text(project.image("seed.sh")) == f"{word}\n"
     assert [outcome.reused for outcome in project.outcomes] == [False, False, True, True]
 
 
@@ -153,6 +153,22 @@ def test_the_servers_own_package_has_changed(own_engine, project: Project) -> No
     again = Project(own_engine(), project.root)
     again.image(seed, reference=reference)
     assert again.last() == (False, "the image has changed")
+
+
+def test_what_a_service_prepares_does_not_depend_on_modules_of_the_project(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project.root / "module_of_project.py"
+    monkeypatch.syspath_prepend(project.root)
+    for line in ("X = 1", "X = 2"):
+        path.write_text(line)
+        __import__(path.stem)
+        for traced in (True, False):
+            parts = {"traced": str(traced)}
+            stage = Stage("prepare", SLEEPER, write("once"), parts, traced=traced)
+            project.new().image(str(traced), project.engine.image("host:"), [stage], name="db")
+    sys.modules.pop(path.stem)
+    assert [outcome.reused for outcome in project.outcomes] == [False, False, False, True]
 
 
 def test_fresh(project: Project) -> None:
@@ -203,7 +219,7 @@ def test_a_seed_that_raises(project: Project) -> None:
     with pytest.raises(pc.SeedError):
         project.image(seed)
     assert next(calls) == 3  # another run tries again
-    assert list((project.engine.images.store.home / "states").rglob("*.json")) == []
+    assert list((project.engine.images.library.store.home / "states").rglob("*.json")) == []
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), pytest.fail.Exception("no such row")])
@@ -247,10 +263,10 @@ def test_a_script_outside_of_the_project(project: Project) -> None:
     for name in ("../shared/out.sh", ".data/hidden.sh"):
         script = project.root / name
         script.parent.mkdir()
-        for text in ("one", "two", "one"):
-            script.write_text(f"echo {text} > /srv/text\n")
+        for word in ("one", "two", "one"):
+            script.write_text(f"echo {word} > /srv/text\n")
             project.new()
-            assert project.text(project.image(name)) == f"{text}\n"
+            assert project.text(project.image(name)) == f"{word}\n"
         assert project.last() == (True, "")
 
 
@@ -289,16 +305,13 @@ def test_a_seed_that_is_not_known_by_value(project: Project) -> None:
     project.image(locked())
     reused, reason = project.last()
     assert not reused
-    assert (
-        reason
-        == "it holds _thread.lock, which cannot be told from another, so no run finds it again"
-    )
+    assert reason == "it holds _thread.lock, which has no comparable value, so no run can reuse it"
 
 
 def test_passwords_are_not_kept(project: Project) -> None:
     stage = Stage("seed", SLEEPER, write("x"), {"the service": "very-secret"})
     project.warm.image("db", project.engine.image("host:"), [stage], name="db")
-    for path in (project.engine.images.store.home / "states").rglob("*.json"):
+    for path in (project.engine.images.library.store.home / "states").rglob("*.json"):
         assert "very-secret" not in path.read_text()
 
 
@@ -308,14 +321,14 @@ def test_states_of_many_seeds_of_one_fixture_stay(project: Project) -> None:
         project.new()
         for seed in seeds:
             project.image(seed)
-    assert [one.reused for one in project.outcomes] == [False] * 9 + [True] * 9
+    assert [outcome.reused for outcome in project.outcomes] == [False] * 9 + [True] * 9
 
 
 def test_old_seeds_of_a_fixture_go(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "_KEPT_OTHERS", 1)
-    states = project.engine.images.states
+    states = project.engine.images.library.states
     for number in range(4):
-        for path in (project.engine.images.store.home / "states").rglob("*.json"):
+        for path in (project.engine.images.library.store.home / "states").rglob("*.json"):
             os.utime(path, (time.time() - 8 * 24 * 3600.0 + number,) * 2)
         project.new()
         project.image(write(str(number)))
@@ -330,7 +343,7 @@ def test_what_a_failure_has_left_goes(project: Project) -> None:
 
     with pytest.raises(pc.SeedError):
         project.image(seed)
-    (note,) = (project.engine.images.store.home / "states").rglob("failed-*.json")
+    (note,) = (project.engine.images.library.store.home / "states").rglob("failed-*.json")
     project.engine.images.prune()
     assert note.exists()  # other workers may still be waiting for it
     os.utime(note, (1, 1))
@@ -350,7 +363,7 @@ def test_a_seed_that_leaves_the_server_dead(project: Project) -> None:
         project.image(seed, spec)
     assert caught.value.exit_code == 3
     assert "last words" in caught.value.log_tail
-    assert list((project.engine.images.store.home / "states").rglob("*.json")) == []
+    assert list((project.engine.images.library.store.home / "states").rglob("*.json")) == []
 
 
 def test_a_server_that_does_not_end_cleanly(project: Project) -> None:
@@ -383,7 +396,7 @@ def test_a_plain_container_knows_no_sql(project: Project) -> None:
 def test_old_ones_go(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "_KEPT", 2)
     script = project.root / "seed.sh"
-    home = project.engine.images.store.home
+    home = project.engine.images.library.store.home
     for number in range(5):
         script.write_text(f"echo {number} > /srv/text\n")
         project.new()
@@ -405,7 +418,7 @@ def test_prune_and_clear(own_engine, project: Project) -> None:
     project.engine.close()
     engine = own_engine()
     engine.images.cache_clear()
-    assert list((engine.images.store.home / "states").iterdir()) == []
+    assert list((engine.images.library.store.home / "states").iterdir()) == []
 
 
 def test_states_travel_in_a_file(own_engine, project: Project, tmp_path: Path) -> None:
@@ -428,13 +441,13 @@ def test_a_file_of_states_keeps_their_order(
 ) -> None:
     for number in range(3):
         project.image(write(str(number)))
-    before = project.engine.images.states.all()
+    before = project.engine.images.library.states.all()
     project.engine.images.cache_export(tmp_path / "cache.tar")
     other = own_engine(home=tmp_path / "other")
     other.images.cache_import(tmp_path / "cache.tar")
-    after = other.images.states.all()
-    assert [one.key for one in after] == [one.key for one in before]
-    assert [one.made_at for one in after] == [one.made_at for one in before]
+    after = other.images.library.states.all()
+    assert [state.key for state in after] == [state.key for state in before]
+    assert [state.made_at for state in after] == [state.made_at for state in before]
 
 
 @pytest.mark.alone
@@ -455,7 +468,7 @@ def test_a_disk_that_is_full_leaves_no_state(
         for _ in range(2):
             with pytest.raises(pc.ImageError, match="freeze of /srv/big: No space left on device"):
                 full.image(seed)
-        assert engine.images.states.all() == []
+        assert engine.images.library.states.all() == []
         assert os.listdir(home / "store/tmp") == []
         assert full.text(full.image(write("small"))) == "small\n"
         engine.close()
@@ -484,7 +497,7 @@ def test_a_power_cut_before_it_was_on_the_disk(project: Project) -> None:
 
 def test_one_builds_and_the_others_wait(own_engine, project: Project) -> None:
     """Threads with a run of their own each, as two test runs at once."""
-    calls, found, errors = [], [], []
+    calls, images, errors = [], [], []
 
     def seed(container: pc.Container) -> None:
         calls.append(1)
@@ -494,7 +507,7 @@ def test_one_builds_and_the_others_wait(own_engine, project: Project) -> None:
     def use() -> None:
         try:
             other = Project(own_engine(), project.root)
-            found.append(other.image(seed, limit_s=None).id)
+            images.append(other.image(seed, limit_s=None).id)
         except Exception as error:  # noqa: BLE001 - shown below
             errors.append(error)
 
@@ -505,14 +518,14 @@ def test_one_builds_and_the_others_wait(own_engine, project: Project) -> None:
         thread.join()
     assert errors == []
     assert len(calls) == 1
-    assert len(set(found)) == 1
+    assert len(set(images)) == 1
 
 
 SEEDING = """
 import sys, time
 from pathlib import Path
 import pytest_containers as pc
-from pytest_containers.state.warm import Stage, Warm
+from pytest_containers.state.warm import Stage, WarmStates
 def act(container):
     with open(Path(sys.argv[2], "calls"), "a") as file:
         file.write("x")
@@ -524,7 +537,7 @@ with pc.Engine(home=sys.argv[1]) as engine:
     print("ready", flush=True)
     sys.stdin.readline()
     told = []
-    image = Warm(engine, Path(sys.argv[2]), tell=told.append).image("db", base, [stage], name="db")
+    image = WarmStates(engine, Path(sys.argv[2]), tell=told.append).image("db", base, [stage], name="db")
     print(image.id, told[0].reused)
 """
 
@@ -540,30 +553,30 @@ def test_processes_that_seed_the_same_at_once(tmp_path: Path) -> None:
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    told = []
+    outputs = []
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        told.append(process.communicate()[0].split())
+        outputs.append(process.communicate()[0].split())
         assert process.returncode == 0
     assert (tmp_path / "calls").read_text() == "x"
-    assert len({one[0] for one in told}) == 1
-    assert sorted(one[1] for one in told) == ["False", "True", "True"]
+    assert len({output[0] for output in outputs}) == 1
+    assert sorted(output[1] for output in outputs) == ["False", "True", "True"]
 
 
 KILLED = """
 import sys, time
 from pathlib import Path
 import pytest_containers as pc
-from pytest_containers.state.warm import Stage, Warm
+from pytest_containers.state.warm import Stage, WarmStates
 def act(container):
     container.exec(["sh", "-c", "head -c 50M /dev/zero > /srv/big"], check=True)
     print("seeded", flush=True)
 with pc.Engine(home=sys.argv[1]) as engine:
     stage = Stage("seed", pc.ContainerSpec("host:", ["sleep", "1000"]), act, {"the seed": "1"})
-    image = Warm(engine, Path(sys.argv[2])).image("db", engine.image("host:"), [stage], name="db")
+    image = WarmStates(engine, Path(sys.argv[2])).image("db", engine.image("host:"), [stage], name="db")
     print("kept", flush=True)
 """
 
@@ -584,13 +597,13 @@ def test_killed_at_any_instant_nothing_half_is_used(tmp_path: Path) -> None:
         process.stdout.close()
         kept += line == "kept\n"
     with pc.Engine(home=home) as engine:
-        for state in engine.images.states.all():
-            layer = engine.images.states.image(engine.image("host:"), state)
+        for state in engine.images.library.states.all():
+            layer = engine.images.library.states.image(engine.image("host:"), state)
             if layer is None:
                 continue
             with engine.run(layer, ["stat", "-c", "%s", "/srv/big"]) as container:
                 assert container.wait() == 0
                 assert container.logs().stdout == f"{50 << 20}\n"
         engine.images.prune(all_unused=True)
-        engine.images.states.all()
+        engine.images.library.states.all()
     assert os.path.isdir(home)

@@ -83,12 +83,6 @@ def test_commit_of_removals(own_engine: MakeEngine, layout: Layout) -> None:
     assert shown[-3:] == ["only", "7 8 4711 3", ""]
 
 
-def test_the_host_cannot_be_committed(own_engine: MakeEngine) -> None:
-    with own_engine().run("host:", ["sleep", "100"]) as container:
-        with pytest.raises(pc.UnsupportedError, match="start from an image with layers"):
-            container.commit("mine:1")
-
-
 # --------------------------------------------------------------- save and load
 
 
@@ -167,7 +161,7 @@ def test_an_import_can_be_shared(own_engine: MakeEngine, base: bytes, tmp_path: 
 
 
 def layers_of(engine: pc.Engine) -> int:
-    return len(list((engine.images.store.home / "layers").rglob("record.json")))
+    return len(list((engine.images.library.store.home / "layers").rglob("record.json")))
 
 
 def test_prune_removes_what_no_name_leads_to(
@@ -185,7 +179,7 @@ def test_prune_removes_what_no_name_leads_to(
     assert (done.layers, done.blobs, done.held) == (told.layers, told.blobs, 0) == (2, 4, 0)
     assert done.freed_bytes == told.freed_bytes > len(base) / 2
     assert layers_of(engine) == 0
-    assert list((engine.images.store.home / "blobs" / "sha256").iterdir()) == []
+    assert list((engine.images.library.store.home / "blobs" / "sha256").iterdir()) == []
 
 
 def test_prune_keeps_what_a_live_run_uses(
@@ -232,7 +226,7 @@ def test_prune_by_age_and_size(own_engine: MakeEngine, tmp_path: Path, base: byt
         source = Layout(tmp_path / str(number)).image([base, noise])
         engine.images.load(source.removeprefix("oci:"), name=f"app:{number}")
         path = next(
-            path for path in (engine.images.store.home / "images").glob("*.json")
+            path for path in (engine.images.library.store.home / "images").glob("*.json")
             if f"app:{number}" in path.read_text()
         )  # fmt: skip
         when = time.time() - (10 - number) * 3600
@@ -248,7 +242,7 @@ def test_prune_by_age_and_size(own_engine: MakeEngine, tmp_path: Path, base: byt
 def test_use_counts_as_use(own_engine: MakeEngine, layout: Layout, base: bytes) -> None:
     engine = own_engine()
     name = loaded(engine, layout, base)
-    path = next((engine.images.store.home / "images").glob("*.json"))
+    path = next((engine.images.library.store.home / "images").glob("*.json"))
     os.utime(path, (0, 0))
     assert engine.images.list()[0]["used_at"] == 0
     output(own_engine(), name, "echo")
@@ -299,8 +293,10 @@ def test_a_damaged_archive_is_fetched_again(
     engine = own_engine()
     engine.image(name)
     found = engine.images.inspect(name)
-    damage(engine.images.store.home / "blobs" / found["layers"][0]["digest"].replace(":", "/"))
-    damage(engine.images.store.home / "blobs" / found["id"].replace(":", "/"))
+    damage(
+        engine.images.library.store.home / "blobs" / found["layers"][0]["digest"].replace(":", "/")
+    )
+    damage(engine.images.library.store.home / "blobs" / found["id"].replace(":", "/"))
     findings = engine.images.verify()
     assert [(one.problem, one.repaired) for one in findings] == [("is damaged", True)] * 2
     assert engine.images.verify() == []
@@ -313,7 +309,11 @@ def test_a_damaged_config_is_never_served(
     name = f"{plain_registry}/{published('config')}"
     engine = own_engine()
     engine.image(name)
-    damage(engine.images.store.home / "blobs" / engine.images.inspect(name)["id"].replace(":", "/"))
+    damage(
+        engine.images.library.store.home
+        / "blobs"
+        / engine.images.inspect(name)["id"].replace(":", "/")
+    )
     with pytest.raises(pc.ImageError, match="does not match its digest"):
         own_engine(pull="never").image(name)
     assert output(own_engine(), name, "echo mended") == "mended\n"
@@ -426,3 +426,17 @@ def test_a_store_of_somebody_else(own_engine: MakeEngine, tmp_path: Path) -> Non
     os.chown(tmp_path / "store", 12345, 12345)
     with pytest.raises(pc.ImageError, match="belongs to user 12345 and not to you"):
         own_engine().image("host:")
+
+
+def test_holds_of_ended_runs_do_not_pile_up(tmp_path: Path) -> None:
+    from pytest_containers.images.store.holds import LayerHold
+    from pytest_containers.images.store.store import Store
+
+    store = Store(tmp_path)
+    with LayerHold(store, []) as lasting:
+        for _ in range(100):
+            LayerHold(store, []).close()
+        names = os.listdir(tmp_path / "holds")
+        assert len(names) <= 17
+        inode = os.fstat(lasting.fd).st_ino
+        assert inode in {(tmp_path / "holds" / name).stat().st_ino for name in names}

@@ -17,16 +17,21 @@ def _settings(
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, request: pytest.FixtureRequest):
-    """Write a test file and run pytest on it, in a process of its own."""
+def load() -> list[str]:
+    """The options of pytest that load the plugin."""
     # Where the project is importable but not installed, its entry point is missing.
     from importlib.metadata import entry_points
 
-    installed = any(one.name == "containers" for one in entry_points(group="pytest11"))
-    load = [] if installed else ["-p", "pytest_containers.plugin"]
+    installed = any(entry.name == "containers" for entry in entry_points(group="pytest11"))
+    return [] if installed else ["-p", "pytest_containers.plugin"]
 
-    def run(text: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile("import pytest\nimport pytest_containers as pc\n" + text)
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, load: list[str]):
+    """Write a test file and run pytest on it, in a process of its own."""
+
+    def run(test_code: str, *arguments: str) -> pytest.RunResult:
+        pytester.makepyfile("import pytest\nimport pytest_containers as pc\n" + test_code)
         return pytester.runpytest_subprocess(*load, "-p", "no:randomly", *arguments)
 
     return run

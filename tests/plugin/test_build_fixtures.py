@@ -55,9 +55,9 @@ def test_a_failure_shows_the_line_and_the_output(run, app: Path) -> None:
     (app / "Dockerfile").write_text("FROM host:\n\nRUN echo almost there; exit 3\n")
     result = run(TEST)
     result.assert_outcomes(errors=3)
-    text = result.stdout.str()
-    assert "Dockerfile:3:1: RUN: it failed with exit code 3" in text
-    assert "almost there" in text
+    output = result.stdout.str()
+    assert "Dockerfile:3:1: RUN: it failed with exit code 3" in output
+    assert "almost there" in output
 
 
 @pytest.mark.parametrize(

@@ -109,15 +109,15 @@ def test_after(site):
         "no:randomly",
     )
     result.assert_outcomes(passed=1, failed=3)
-    text = result.stdout.str()
-    assert text.count("leads to the container of fixture 'site' and refuses connections") >= 2
-    assert "1 came while no test had one" in text
+    output = result.stdout.str()
+    assert output.count("forwards to the container of fixture 'site' and refuses connections") >= 2
+    assert "1 came while no test had one" in output
 
 
 def test_an_address_used_while_tests_are_collected_is_explained(run, project) -> None:
     result = run("import app\napp.say()\n")
     result.assert_outcomes(errors=1)
-    assert "leads to the container of fixture 'site'" in result.stdout.str()
+    assert "forwards to the container of fixture 'site'" in result.stdout.str()
 
 
 def test_in_the_ini_file_for_settings_that_plugins_read(run, pytester) -> None:
@@ -200,15 +200,15 @@ two = pc.services.Redis.fixture(
     assert result.ret != 0
     name = "test_two_fixtures_cannot_set_one_variable.py"
     assert (
-        f"endpoint of fixture 'two' ({name}:7): variable URL leads to fixture 'one' (conftest.py:2) "
-        "already; take another variable for one of them"
+        f"endpoint of fixture 'two' ({name}:7): variable URL is already set by the endpoint of "
+        "fixture 'one' (conftest.py:2); use another variable for one of them"
     ) in result.stdout.str()
 
 
 @pytest.mark.needs("postgresql", "id range")
 def test_an_endpoint_does_not_lead_to_databases_of_tests(run, pytester) -> None:
     pytester.makeini(
-        "[pytest]\ncontainers_endpoint = db:5432 DB=postgresql://test:test@{host}:{port}/test\n"
+        "[pytest]\ncontainers_endpoint = db:5432 DB=postgresql://containers:containers@{host}:{port}/containers\n"
     )
     result = run(
         """
@@ -233,10 +233,10 @@ db = pc.services.Postgres.fixture(image="host:", isolation="database")
             "pc.services.MariaDB.fixture(endpoint=pc.endpoint('db', 1), isolation='database')",
             "isolation='database' cannot have an endpoint",
         ),
-        ("pc.endpoint('db', 5432); pc.endpoint('db', 5433)", "is for port 5432 already"),
+        ("pc.endpoint('db', 5432); pc.endpoint('db', 5433)", "is already for port 5432"),
         ("pc.endpoint('db', 0)", "not a whole number from 1 to 65535"),
         ("pc.endpoint('db', 1, env={'X': '{nothing}'})", "may use {host}, {port} only"),
-        ("pc.services.Redis.fixture(endpoint=5)", "endpoint=5 is not usable"),
+        ("pc.services.Redis.fixture(endpoint=5.0)", "endpoint=5.0 is not usable"),
     ],
 )
 def test_bad_endpoints(run, code: str, message: str) -> None:

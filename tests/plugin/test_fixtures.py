@@ -44,7 +44,12 @@ def test_it(containers):
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_marks_of_seeds_that_nothing_would_look_at(run, pytester, workers: str) -> None:
-    pytester.makeini("[pytest]\naddopts = --strict-markers\n")
+    pytester.makeini("[pytest]\naddopts = --strict-markers\npythonpath = site-packages\n")
+    plugin = pytester.mkdir("site-packages") / "their_plugin.py"  # for every test, as Django's
+    plugin.write_text(
+        "import pytest\n@pytest.fixture(autouse=True)\ndef theirs(request): request.node\n"
+    )
+    pytester.makeconftest("pytest_plugins = ['their_plugin']")
     result = run(
         """
 box = pc.container_fixture("host:", ["sleep", "1000"])
@@ -93,18 +98,18 @@ def test_dynamic(request):
         workers,
     )
     result.assert_outcomes(passed=2, errors=7)
-    text = result.stdout.str()
-    for said in (
+    output = result.stdout.str()
+    for message in (
         "test_typo: @pytest.mark.containers_seed('bx', …): there is no fixture 'bx', did you mean 'box'?",
-        "fixture 'plain' is none of pytest-containers",
+        "fixture 'plain' is not a container fixture",
         "the test does not use fixture 'box'",
-        "fixture 'wide' is made once for each module, whatever a function in it is marked with",
+        "fixture 'wide' is made once for each module, so a mark on a function has no effect",
         "fixture 'widest' is made once for all tests (scope='session')",
         "test_nothing: @pytest.mark.containers_seed('box') adds nothing; seeds come after",
-        "fixture 'klass' is made once for each class, whatever a function in it is marked with",
+        "fixture 'klass' is made once for each class, so a mark on a function has no effect",
     ):
-        assert said in text
-    assert "plugin/marks.py" not in text and "plugin/hooks.py" not in text
+        assert message in output
+    assert "plugin/marks.py" not in output and "plugin/hooks.py" not in output
 
 
 def test_a_mark_of_a_module_is_for_those_of_its_tests_that_use_the_fixture(run) -> None:

@@ -26,7 +26,7 @@ def early(c):
 
 
 def test_what_a_test_asks_for_was_started_while_the_last_one_ran(run) -> None:
-    text = (
+    test_code = (
         COMMON
         + """
 @pytest.mark.parametrize("n", range(4))
@@ -38,7 +38,7 @@ def test_it(first, n):
     ended.append(time.time_ns())
 """
     )
-    run(text).assert_outcomes(passed=4)
+    run(test_code).assert_outcomes(passed=4)
 
 
 @pytest.mark.parametrize("how", [["--containers-lookahead=off"], ["--containers-lookahead=0"]])
@@ -139,15 +139,15 @@ def test_memory_is_looked_at_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     now = [100.0]
     monkeypatch.setattr(lookahead, "_memory_is_free", lambda: looked.append(True) or True)
     monkeypatch.setattr(lookahead, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    ahead = lookahead.Lookahead(SimpleNamespace(settings=SimpleNamespace(get=lambda _: "on")))
+    ahead = lookahead.Lookahead(SimpleNamespace(settings=SimpleNamespace(get=lambda _: "on")), None)
     for moment in (100.0, 100.4, 100.6, 101.0):
         now[0] = moment
-        assert ahead._has_room()
+        assert ahead._has_memory()
     assert len(looked) == 2
 
 
 @pytest.mark.parametrize(
-    ("wanted", "cores", "workers", "limit"),
+    ("option", "cores", "workers", "limit"),
     [
         ("on", 8, None, 8),
         ("on", 8, "3", 2),
@@ -158,13 +158,15 @@ def test_memory_is_looked_at_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_as_many_as_the_processors_of_a_worker(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, cores: int, workers: str | None, limit: int
+    monkeypatch: pytest.MonkeyPatch, option: str, cores: int, workers: str | None, limit: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
     if workers is not None:
         monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
-    ahead = lookahead.Lookahead(SimpleNamespace(settings=SimpleNamespace(get=lambda _: wanted)))
+    ahead = lookahead.Lookahead(
+        SimpleNamespace(settings=SimpleNamespace(get=lambda _: option)), None
+    )
     assert ahead._limit == limit
 
 
@@ -179,8 +181,9 @@ def skips(request):
     return request.param
 
 def test_it(skips, first, containers, request):
+    from pytest_containers.runtime.wire.operations.containers import ListContainers
     time.sleep(0.1)
-    running = containers.engine.client.call("list").body["ok"]
+    running = containers.engine._core.client.call(ListContainers()).ids
     assert len(running) <= 2, running
 """,
         "-p",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_containers.model import settings
+
 ECHO = """
 db = pc.container_fixture("host:", ["sleep", "100"], {argument})
 
@@ -32,10 +34,8 @@ def test_precedence(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPa
 def test_another_image_for_one_fixture(run, tmp_path: Path) -> None:
     image = f"host:?path={tmp_path}"
     assert shown(run(ECHO.format(argument=""), "-s", f"--containers-image=db={image}"))[1] == image
-    assert (
-        shown(run(ECHO.format(argument=""), "-s", f"--containers-image=other={image}"))[1]
-        == "host:"
-    )
+    both = ECHO.format(argument="") + "\nother = pc.container_fixture('host:', ['true'])\n"
+    assert shown(run(both, "-s", f"--containers-image=other={image}"))[1] == "host:"
 
 
 @pytest.mark.parametrize("option", ["--containers-image=db", "--containers-ready-timeout=soon",
@@ -53,6 +53,14 @@ def test_a_wrong_ini_value_fails_the_test_that_needs_it(run, pytester: pytest.Py
     result = run("def test_it(containers): pass\ndef test_other(): pass")
     result.assert_outcomes(errors=1, passed=1)
     result.stdout.fnmatch_lines(["*containers_log_lines: 'many' is not usable*"])
+
+
+def test_help_comes_from_the_table(run) -> None:
+    output = " ".join(run("", "--help").stdout.str().split())
+    for setting in settings.ALL:
+        assert output.count(setting.help_text) == (1 if setting.ini_only else 2), setting.name
+        assert f"{setting.ini} (" in output
+        assert (f"{setting.option}" in output) != setting.ini_only
 
 
 def test_one_header_line(run) -> None:

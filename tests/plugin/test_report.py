@@ -99,3 +99,30 @@ def parent(pid):
         "-n", "2",
     )  # fmt: skip
     result.assert_outcomes(passed=4)
+
+
+@pytest.mark.needs("cgroups")
+def test_a_kill_for_memory(run) -> None:
+    result = run(
+        """
+def test_it(containers):
+    hog = "held = bytearray(300 << 20)"
+    containers.run("host:", ["python3", "-c", hog], mem_limit="64m", wait_ready=False).wait(20)
+    assert False
+"""
+    )
+    result.stdout.fnmatch_lines(
+        ["state: exited with exit code 137", "*killed: over its memory limit of 64 MB"]
+    )
+
+
+@pytest.mark.needs("cgroups")
+def test_a_kill_for_memory_before_it_is_ready(run) -> None:
+    result = run(
+        """
+hog = "held = bytearray(300 << 20)"
+db = pc.container_fixture("host:", ["python3", "-c", hog], mem_limit="64m", ports=[80])
+def test_it(db): pass
+"""
+    )
+    result.stdout.fnmatch_lines(["*killed: over its memory limit of 64 MB"])

@@ -97,8 +97,8 @@ def test_others(n, request):
     )
     result.assert_outcomes(passed=1, failed=4)
     how = "has ended with exit code 137" if "kill" in end else "was removed"
-    said = f"'one' is shared by all tests of the run (isolation='none') and {how}; a test that"
-    assert result.stdout.str().count(said) >= 4
+    message = f"'one' is shared by all tests of the run (isolation='none') and {how}; a test that"
+    assert result.stdout.str().count(message) >= 4
 
 
 @pytest.mark.needs("postgresql", "id range")
@@ -147,7 +147,7 @@ def test_it(db, n):
     assert db.sql("select count(*) from v") == [["1"]]
     db.sql("insert into t values (2)")
     assert db.sql("select database()") == [[db.database]] and db.database in db.dsn
-    assert db.sql("select count(*) from t", database="test") == [["1"]]
+    assert db.sql("select count(*) from t", database="containers") == [["1"]]
     with open("servers", "a") as file:
         file.write(db.container.id + " " + db.database + "\\n")
 
@@ -174,7 +174,7 @@ def test_others_are_gone(db):
         ("inputs='none'", "inputs: there is nothing at"),
         ("inputs=[pc.__path__[0], 'none']", "inputs: there is nothing at"),
         ("seed=3", "seed 3 is not usable"),
-        ("seed='none.sh'", "none.sh does not exist; relative paths are relative to"),
+        ("seed='none.sh'", "none.sh does not exist; relative paths start from"),
         ("seed='test_it_.txt'", "test_it_.txt does not exist"),
         ("inputs=['none'], seed='seed.sh'", "there is nothing at"),
     ],

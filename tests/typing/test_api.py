@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import pytest_containers as pc
 
@@ -29,6 +29,15 @@ def load(db: pc.services.Postgres) -> None:
 db = pc.services.Postgres.fixture(
     seed=[load, "schema.sql"], endpoint="DATABASE_URL", scope="module"
 )
+tls_db = pc.services.Postgres.fixture(tls=True, extensions=["citext"])
+mqtt = pc.services.Mosquitto.fixture(user="me", password="secret", users={"you": "s"})
+# Checkers find a typo in options: without these errors, `ignore` would be reported as unused.
+if TYPE_CHECKING:
+    pc.services.Postgres.fixture(sed=load)  # type: ignore[call-arg]  # "seed"
+    pc.services.Redis.fixture(pasword="x")  # type: ignore[call-arg]  # "password"
+    pc.services.Smtp.fixture(refused=["gone@example.org"], user="me")
+    pc.services.HAProxy.fixture(mode="udp")  # type: ignore[arg-type]  # http or tcp
+    pc.services.MariaDB.fixture(scope="test")  # type: ignore[arg-type]  # no scope of pytest
 address = pc.endpoint("api", 8000)
 assert_type(address.port, int)
 
@@ -38,6 +47,7 @@ def check_services(db: pc.services.Postgres, redis: pc.services.Redis) -> None:
     assert_type((db.host, db.port), tuple[str, int])
     assert_type(db.container, pc.Container)
     assert_type(db.clone(), pc.services.Postgres)
+    assert_type(db.sslrootcert, str)
     assert_type(redis.command("GET", "key"), str)
     assert_type(db.snapshot(), pc.Image)
     assert_type(db.container.clone(), pc.Container)
@@ -51,4 +61,5 @@ def check(containers: pc.Containers, redis: pc.Container) -> None:
     assert_type(container.logs().stdout, str)
     assert_type(container.exec(["ls"], text=True).returncode, int)
     with pc.Engine() as engine, engine.run("host:", ["/bin/true"]) as other:
-        assert_type(other, pc.Container)
+        started: pc.Container = other
+        assert_type(started.exit_code, int | None)

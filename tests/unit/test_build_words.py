@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_containers.build.dockerfile import expand_text, expand_word, expand_words
-from pytest_containers.build.dockerfile.expand import ExpansionError
-from pytest_containers.build.dockerfile.ignore import Patterns, glob_regex, ignore_file
-from pytest_containers.build.inside.modes import parse_chmod
+from pytest_containers.builder.dockerfile import expand_text, expand_word, expand_words
+from pytest_containers.builder.dockerfile.expand import ExpansionError
+from pytest_containers.builder.jobs.modes import parse_chmod
 
 VARIABLES = {"x": "foo/bar/foo.txt", "e": "", "n": "1 2", "w": "*"}
 
@@ -74,66 +73,6 @@ def test_expansion_ends(text: str, variables: dict[str, str]) -> None:
         assert isinstance(expand_word(text, variables), str)
     except ExpansionError as error:
         assert 0 <= error.offset <= len(text) + 1
-
-
-# ---------------------------------------------------------------- patterns
-
-
-@pytest.mark.parametrize(
-    ("lines", "left_out", "kept"),
-    [
-        (["*.md"], ["a.md"], ["b/a.md", "a.mdx"]),
-        (["**/*.md"], ["a.md", "b/a.md", "b/c/a.md"], ["a.txt"]),
-        (["*.md", "!a.md"], ["b.md"], ["a.md"]),
-        (["!a.md", "*.md"], ["a.md"], []),
-        (["build"], ["build", "build/a/b"], ["a/build", "builds"]),
-        (["/build/"], ["build/a"], ["a/build"]),
-        (["a/*/c"], ["a/b/c", "a/b/c/d"], ["a/c", "a/b/d/c"]),
-        (["a/**"], ["a/b", "a/b/c"], ["a"]),
-        (["a", "!a/b"], ["a", "a/c"], ["a/b", "a/b/c"]),
-        (["**", "!src"], ["a", "b/c"], ["src", "src/a"]),
-        (["?.txt", "[ab].c"], ["a.txt", "a.c"], ["ab.txt", "c.c"]),
-        (["[[]a].c", "[x&&y~~z||]"], ["[a].c", "&", "~", "|", "x"], ["a.c", "e"]),
-        (["a\\*"], ["a*"], ["ab"]),
-        (["# no comment here"], [], ["a"]),
-        (["", "  ", "./x"], ["x"], ["y"]),
-    ],
-)
-def test_ignoring(lines: list[str], left_out: list[str], kept: list[str]) -> None:
-    patterns = ignore_file("\n".join(lines).encode())
-    assert [path for path in left_out if not patterns.excludes_path(path)] == []
-    assert [path for path in kept if patterns.excludes_path(path)] == []
-
-
-def test_an_excluded_directory_is_not_looked_into_for_nothing() -> None:
-    patterns = Patterns(["node_modules", "build", "!build/keep"])
-    assert not patterns.may_include_below("node_modules")
-    assert patterns.may_include_below("build")
-    assert not patterns.may_include_below("build/other")
-    assert Patterns(["a", "!**/b"]).may_include_below("a")
-
-
-def test_bad_patterns_name_their_line() -> None:
-    with pytest.raises(ValueError, match="2: the pattern '\\[a' is not understood"):
-        ignore_file(b"ok\n[a\n")
-    with pytest.raises(ValueError, match="1: '!' has no pattern"):
-        ignore_file(b"!\n")
-
-
-def test_only_a_newline_ends_a_pattern() -> None:
-    patterns = ignore_file("a\fb\r\n# c\u2028d\r\n\r\ne\u2028f\r\n!g\x85h".encode())
-    for path in ("a\fb", "e\u2028f"):
-        assert patterns.excludes_path(path)
-    for path in ("a", "b", "d", "e", "f", "h"):
-        assert not patterns.excludes_path(path)
-    with pytest.raises(ValueError, match="2: '!' has no pattern"):
-        ignore_file(b"a\x0cb\r\n!\r\n")
-
-
-@given(st.text(alphabet="ab*?/.", max_size=8), st.text(alphabet="ab/.", max_size=8))
-def test_a_pattern_without_wildcards_is_its_own_path(pattern: str, path: str) -> None:
-    if not set("*?") & set(pattern):
-        assert (glob_regex(pattern).fullmatch(path) is not None) == (pattern == path)
 
 
 # ------------------------------------------------------------------- modes

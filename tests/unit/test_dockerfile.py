@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_containers.build.dockerfile import DockerfileError, parse, parse_trigger
-from pytest_containers.build.dockerfile import instructions as i
-from pytest_containers.build.dockerfile.instructions import Command, Instruction, Mount
+from pytest_containers.builder.dockerfile import DockerfileError, parse, parse_trigger
+from pytest_containers.builder.dockerfile import instructions as i
+from pytest_containers.builder.dockerfile.instructions import Command, Instruction, Mount
 
 
 def body(text: str) -> tuple[Instruction, ...]:
@@ -252,7 +252,7 @@ def test_mounts_are_read_as_buildkit_reads_them(text: str, mount: Mount) -> None
 )  # fmt: skip
 def test_what_a_mount_is_may_be_a_variable(text: str) -> None:
     (mount,) = one(f"RUN --mount={text} x").mounts
-    assert (mount.from_, mount.text) == ("a", text)
+    assert (mount.from_, mount.option) == ("a", text)
 
 
 def test_copies() -> None:
@@ -303,7 +303,6 @@ def test_the_other_instructions() -> None:
         ("FROM", "expected `image`"),
         ("FROM a b", "expected `image` or `image AS name`"),
         ("FROM a AS 1b", "cannot name a stage"),
-        ("FROM a AS scratch", "that is the empty image"),
         ("FRM x", "unknown instruction 'FRM'; did you mean FROM?"),
         ("FROM x\nEXEC a", "unknown instruction 'EXEC'"),
         ("FROM x\nRUN", "expected a command"),
@@ -338,7 +337,6 @@ def test_the_other_instructions() -> None:
         ("FROM x\nONBUILD MAINTAINER a", "MAINTAINER cannot stand in an ONBUILD"),
         ("FROM x\nRUN --mount=type=bnd,target=/a b", "there is no type 'bnd'"),
         ("FROM x\nRUN --mount=targt=/a b", "did you mean 'target'?"),
-        ("FROM x\nRUN --mount=type=bind b", "it has no target"),
         ("FROM x\nRUN --mount=type=tmpfs,target=/a,id=b c", "of type tmpfs has no key 'id'"),
         ("FROM x\nRUN --mount=target=/a,from=$b c", "'from' takes no variables"),
         ("FROM x\nRUN --mount=target=/a,target=/b c", "stands in it twice"),

@@ -10,10 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from pytest_containers.linux import reaper, stubs
+from pytest_containers.linux import elf, reaper, standalone, stubs
 from pytest_containers.linux.numbers import NR
-from pytest_containers.linux.program import STATUS_FD, Param, Program, Result
+from pytest_containers.linux.program import (
+    BLOCK_AT,
+    HEADER_SIZE,
+    RESULT_AT,
+    STATUS_FD,
+    STEP_SIZE,
+    Param,
+    Program,
+    Result,
+)
 from pytest_containers.linux.spawn import spawn, stub_available
+from pytest_containers.linux.standalone import StandaloneProgram
 
 pytestmark = pytest.mark.alone  # forks this process: no thread of a worker may be in its way
 
@@ -128,6 +138,125 @@ def test_children_leave_no_descriptors(runner: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def two_programs(second: StandaloneProgram) -> tuple[Program, int]:
+    """A program that executes another one, and the file of that."""
+    file = second.open()
+    first = Program()
+    first.successor = second
+    first.add("keep the status pipe", NR["dup3"], Param(STATUS_FD), standalone.STATUS, 0)
+    first.add("execute", NR["execveat"], file, b"", [b"start"], [], 0x1000)
+    return first, file
+
+
+def test_a_program_may_be_a_file_of_its_own(runner: str) -> None:
+    compiled = StandaloneProgram()
+    argv = Param("argv")
+    compiled.execve("run sh", [b"/nosuch/sh", b"/bin/sh"], argv, [b"CODE=42"])
+    for code in (b"$CODE", b"43"):
+        first, file = two_programs(compiled.bind({"argv": [b"sh", b"-c", b"exit " + code]}))
+        assert exit_code(first, runner) == int(code.replace(b"$CODE", b"42"))
+        os.close(file)
+
+
+@pytest.mark.parametrize("last", ["step", "execve"])
+def test_a_failure_in_the_second_program_names_its_step(runner: str, last: str) -> None:
+    second = StandaloneProgram()
+    second.add("ignored", NR["close"], -1, ignore=(9,))
+    if last == "step":
+        second.add(("enter", "/nosuch"), NR["chdir"], b"/nosuch")
+    second.execve(("run", "sh"), [b"/nosuch/sh", b"/etc/passwd", b"/nosuch/too"], [b"sh"], [])
+    first, file = two_programs(second)
+    with spawn(first, runner=runner) as child:
+        failure = child.outcome()
+        os.waitpid(child.pid, 0)
+    os.close(file)
+    assert (
+        str(failure)
+        == {
+            "step": "enter /nosuch: No such file or directory",
+            "execve": "run sh: Permission denied",
+        }[last]
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5000, 70_000])
+def test_a_second_program_that_others_control_is_not_waited_for(runner: str, size: int) -> None:
+    """It writes what is no report, and keeps the status descriptor open."""
+    first = Program()
+    first.successor = StandaloneProgram()
+    first.add("keep the status pipe", NR["dup3"], Param(STATUS_FD), standalone.STATUS, 0)
+    script = f"head -c {size} /dev/zero >&3; exec sleep 1000"
+    first.execve("run sh", [b"/bin/sh"], [b"sh", b"-c", script.encode()], [b"PATH=/usr/bin:/bin"])
+    with spawn(first, runner=runner) as child:
+        assert str(child.outcome()) == "the second program: the process was killed"
+        os.kill(child.pid, 9)
+        os.waitpid(child.pid, 0)
+
+
+def test_a_status_descriptor_that_others_keep_is_not_waited_for(runner: str) -> None:
+    """They have opened that of the second program, in the moment before its last execve."""
+    first = Program()
+    first.successor = StandaloneProgram()
+    first.add("keep the status pipe", NR["dup3"], Param(STATUS_FD), standalone.STATUS, 0)
+    script = b"sleep 1000 >/dev/null & echo $! >/proc/self/fd/3; exit 3"
+    first.execve("run sh", [b"/bin/sh"], [b"sh", b"-c", script], [b"PATH=/usr/bin:/bin"])
+    with spawn(first, runner=runner) as child:
+        holder = int(os.read(child.status_fd, 100))
+        try:
+            assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 3
+            assert not child.is_through
+            assert child.outcome(ended=True) is None
+        finally:
+            os.kill(holder, 9)
+
+
+def test_the_file_of_a_program_cannot_be_changed() -> None:
+    file = StandaloneProgram().open()
+    with pytest.raises(PermissionError):
+        os.write(file, b"x")
+    os.close(file)
+
+
+@pytest.mark.needs("aarch64")
+def test_the_file_of_a_program_for_aarch64_under_qemu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"write": 64, "exit_group": 94, "close": 57, "fcntl": 25}
+    for name, number in numbers.items():
+        monkeypatch.setitem(NR, name, number)
+    monkeypatch.setattr(standalone, "MACHINE", "aarch64")
+    monkeypatch.setattr("pytest_containers.linux.elf.MACHINE", "aarch64")
+    monkeypatch.setattr(StandaloneProgram, "_end", (57, -1))
+    qemu = shutil.which("qemu-aarch64") or ""
+    reader, writer = os.pipe()
+    program = StandaloneProgram()
+    program.add("greet", 64, writer, b"hello", 5)
+    ends = program.bind({})
+    ends.add("exit", 94, 55)
+    program.add("fail", 57, -1)
+    results = []
+    for number, each in enumerate((ends, program)):
+        file = each.open()
+        path = tmp_path / str(number)
+        path.write_bytes(Path(f"/proc/self/fd/{file}").read_bytes())
+        path.chmod(0o755)
+        os.close(file)
+        command = f"exec {standalone.STATUS}>report{number}; exec {qemu} {path}"
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, pass_fds=[writer])
+        results.append(done.returncode)
+    assert results == [55, 127]
+    assert os.read(reader, 100) == b"hello" * 2
+    assert (tmp_path / "report0").read_bytes() == b""
+    report = (tmp_path / "report1").read_bytes()
+    assert len(report) == len(program.image())
+    (address,) = struct.unpack_from("=q", report)
+    step = (address - BLOCK_AT - HEADER_SIZE) // STEP_SIZE
+    assert program.labels[step] == "fail"
+    assert struct.unpack_from("=q", report, HEADER_SIZE + step * STEP_SIZE + RESULT_AT) == (-9,)
+    os.close(reader)
+    os.close(writer)
+
+
 AARCH64 = """
 #include <stdint.h>
 #include <string.h>
@@ -179,9 +308,12 @@ def test_the_code_for_aarch64_under_qemu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_reaper_is_an_elf_file(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
-    monkeypatch.setattr(reaper, "MACHINE", machine)
-    data = reaper.elf()
+    monkeypatch.setattr(elf, "MACHINE", machine)
+    code = reaper._CODE[machine]
+    data = elf.elf([elf.ElfSegment(0x400000, code)])
     assert data.startswith(b"\x7fELF\2\1\1")
     kind, number, _, entry = struct.unpack_from("<HHIQ", data, 16)
     assert (kind, number) == (2, {"x86_64": 62, "aarch64": 183}[machine])
-    assert data[entry - 0x400000 :] == reaper._CODE[machine]
+    _, _, offset, address = struct.unpack_from("<IIQQ", data, 64)
+    assert entry == address == 0x400000
+    assert data[offset:].rstrip(b"\0") == code.rstrip(b"\0")

@@ -14,22 +14,23 @@ from hypothesis import strategies as st
 
 import pytest_containers as pc
 from pytest_containers.images import manifest as manifests
-from pytest_containers.images.compress import gzipped
 from pytest_containers.images.decompress import decompressed
-from pytest_containers.images.display import Bars, Lines, size
+from pytest_containers.images.formats.compress import gzipped
 from pytest_containers.images.manifest import Descriptor, Platform, choose
-from pytest_containers.images.progress import Part, Transfer
 from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.registry import client, credentials
 from pytest_containers.images.registry.auth import Challenge, _parse_token, parse_challenges
 from pytest_containers.images.registry.settings import (
     Place,
-    RegistrySettings,
     is_loopback,
     places,
-    settings_of,
+    substitute,
 )
 from pytest_containers.images.registry.transport import Transport, _proxy_for
+from pytest_containers.model.display import Bars, Lines
+from pytest_containers.model.engine_options import RegistrySettings, registry_settings
+from pytest_containers.model.sizes import format_size
+from pytest_containers.model.transfer import ImageTransfer, Part
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_pauses_double_to_a_minute() -> None:
 
 def test_what_registries_say_is_one_line() -> None:
     said = json.dumps({"errors": [{"code": "DENIED", "message": "no\n\x1b[31mway"}, {"code": "X"}]})
-    assert client._told(said) == "no [31mway; X"
-    assert client._told("<html>") == ""
+    assert client._messages(said) == "no [31mway; X"
+    assert client._messages("<html>") == ""
 
 
 # ------------------------------------------------------------------ credentials
@@ -130,7 +131,7 @@ def test_a_password_is_for_its_host_only() -> None:
         ("[]", "is not a JSON object"),
         ('{"auths": {"r.test": {"auth": "*secret*"}}}', "is not Base64"),
         ('{"auths": {"r.test": {"auth": "c2VjcmV0"}}}', "is not USER:PASSWORD"),
-        ('{"credsStore": "../evil"}', "there is no such program"),
+        ('{"credsStore": "../evil"}', "is a path, not a helper's name"),
     ],
 )
 def test_broken_configs_are_told_without_their_secrets(text: str, words: str) -> None:
@@ -165,7 +166,7 @@ def test_only_loopback_and_declared_registries_are_asked_in_plain_http() -> None
 
 
 def test_mirrors() -> None:
-    settings = settings_of(
+    settings = registry_settings(
         [], [("docker.io", "m.test/hub"), ("docker.io", "http://127.0.0.1:5")], ""
     )
     assert places(settings, "docker.io") == [
@@ -182,13 +183,13 @@ def test_mirrors() -> None:
 @pytest.mark.parametrize("prefix", ["m.test/hub", "m.test/hub/"])
 def test_prefix_of_hub_names(name: str, expected: str, prefix: str) -> None:
     environ = {"TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX": prefix}
-    settings = settings_of([], [], "", environ)
-    assert settings.substitute(parse_reference(name)).familiar == expected
+    settings = registry_settings([], [], "", environ)
+    assert substitute(settings, parse_reference(name)).familiar == expected
 
 
 def test_a_prefix_that_makes_no_name() -> None:
     with pytest.raises(pc.SettingsError, match="hub prefix 'UPPER CASE/' does not make a name"):
-        settings_of([], [], "UPPER CASE/", {}).substitute(parse_reference("redis"))
+        substitute(registry_settings([], [], "UPPER CASE/", {}), parse_reference("redis"))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +261,10 @@ def test_compressing_is_undone(pieces: list[bytes]) -> None:
     assert b"".join(decompressed(lambda size: rest.pop() if rest else b"")) == b"".join(pieces)
 
 
-def transfer() -> Transfer:
+def transfer() -> ImageTransfer:
     done = Part("aaaaaaaaaaaa", 1_000_000, "done", 1_000_000)
     moving = Part("bbbbbbbbbbbb", 9_000_000, "downloading", 4_500_000, 500_000)
-    return Transfer("pull", "app:1", [done, moving])
+    return ImageTransfer("pull", "app:1", [done, moving])
 
 
 def test_lines_come_now_and_then() -> None:
@@ -290,8 +291,8 @@ def test_what_is_quick_or_fails_says_nothing() -> None:
 
     out = io.StringIO()
     lines = Lines(lambda: contextlib.nullcontext(out))
-    lines.begin(Transfer("pull", "x", []))
-    lines.end(Transfer("pull", "x", []), None)
+    lines.begin(ImageTransfer("pull", "x", []))
+    lines.end(ImageTransfer("pull", "x", []), None)
     lines.begin(transfer())
     lines.end(transfer(), ValueError())
     assert out.getvalue() == ""
@@ -322,4 +323,4 @@ def test_bars_are_drawn_over_each_other_and_taken_away() -> None:
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (169_200_000, "169.2 MB")]
 )
 def test_sizes(count: int, text: str) -> None:
-    assert size(count) == text
+    assert format_size(count) == text

@@ -10,6 +10,7 @@ import decimal
 import enum
 import functools
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -26,10 +27,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_containers.errors import SpecError
-from pytest_containers.state import facts, sources
+from pytest_containers.model.errors import SpecError
+from pytest_containers.state import facts, python_source
 from pytest_containers.state.seeds import UNSHARED, apply_script, scripts_in, seeds_of
-from pytest_containers.state.trace import READ_EVENT, Trace, recording
+from pytest_containers.state.trace import READ_EVENT, UsageTrace, recording
 
 CODE = """
 import os
@@ -58,9 +59,9 @@ def test_it():
 
 
 def digest_of(code: str, *kept: str, without_tests: bool = True) -> str:
-    text = textwrap.dedent(code).encode()
-    functions = sources.kept_functions({"f": text}, {"f": set(kept)})["f"]
-    return sources.digest(text, functions, without_tests=without_tests)
+    source = textwrap.dedent(code).encode()
+    functions = python_source.kept_functions({"f": source}, {"f": set(kept)})["f"]
+    return python_source.digest(source, functions, without_tests=without_tests)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_functions_called_at_import_count_in_whatever_file_they_are() -> None:
         b"class Row:\n    def __init__(self): self.x = 1\n    def save(self): pass\n",
         "user": b"from helper import rows, Row\nROWS = rows()\nONE = Row()\n",
     }
-    kept = sources.kept_functions(files, {})
+    kept = python_source.kept_functions(files, {})
     assert kept == {"helper": ["Row.__init__", "more", "rows"], "user": []}
 
 
@@ -163,7 +164,7 @@ def other(): return os.environ["H"]
 def default(x=os.environ["I"]): pass
 ONE = called()
 """
-    read, written = sources.variables(code, ["called"])
+    read, written = python_source.variables(code, ["called"])
     assert (sorted(read), sorted(written)) == (["A", "B", "C", "D", "E", "G", "I"], ["F"])
 
 
@@ -177,8 +178,10 @@ def test_a_body_counts_exactly_when_it_is_kept(name: str, number: int) -> None:
         "make": "return [1]",
     }[leaf]
     changed = CODE.replace(body, f"return 'changed {number}'")
-    same = sources.digest(CODE.encode(), []) == sources.digest(changed.encode(), [])
-    differs = sources.digest(CODE.encode(), [name]) != sources.digest(changed.encode(), [name])
+    same = python_source.digest(CODE.encode(), []) == python_source.digest(changed.encode(), [])
+    differs = python_source.digest(CODE.encode(), [name]) != python_source.digest(
+        changed.encode(), [name]
+    )
     assert same and differs
 
 
@@ -222,7 +225,7 @@ def test_arguments_and_closures_are_part_of_a_seed() -> None:
 @dataclasses.dataclass
 class Cfg:
     rows: int
-    more: object = None
+    extra: object = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -267,7 +270,7 @@ def identity_of(value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("left", "right"),
     [
         (Cfg(1), Cfg(2)),
         (Cfg(1, Cfg(1)), Cfg(1, Cfg(2))),
@@ -295,11 +298,11 @@ def identity_of(value: object) -> str:
         (frozenset({"a"}), frozenset({"b"})),
     ],
 )
-def test_what_a_seed_holds_is_told_apart_by_value(one: object, two: object) -> None:
-    assert identity_of(closing_over(one)) != identity_of(closing_over(two))
-    assert identity_of(closing_over(one)) == identity_of(closing_over(one))
-    partial = functools.partial(first, day=one)
-    assert identity_of(partial) != identity_of(functools.partial(first, day=two))
+def test_what_a_seed_holds_is_told_apart_by_value(left: object, right: object) -> None:
+    assert identity_of(closing_over(left)) != identity_of(closing_over(right))
+    assert identity_of(closing_over(left)) == identity_of(closing_over(left))
+    partial = functools.partial(first, day=left)
+    assert identity_of(partial) != identity_of(functools.partial(first, day=right))
 
 
 @pytest.mark.parametrize("value", ["Cfg(1, [{'a'}])", "Slotted(1)", "Size.SMALL", "Plain(1)",
@@ -310,7 +313,7 @@ def test_equal_values_are_equal_in_another_process(value: str) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_state import *\n"
         f"print(identity_of(closing_over({value})))"
     )
-    found = {
+    identities = {
         subprocess.run(
             [sys.executable, "-c", code, str(Path(__file__).parent)], text=True, check=True,
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed,
@@ -318,18 +321,18 @@ def test_equal_values_are_equal_in_another_process(value: str) -> None:
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert len(found) == 1 and UNSHARED not in found.pop()
+    assert len(identities) == 1 and UNSHARED not in identities.pop()
 
 
 def test_two_lambdas_of_one_line() -> None:
-    one, two = (lambda db: db.append(1)), (lambda db: db.append(2))
-    assert identity_of(one) != identity_of(two)
+    left, right = (lambda db: db.append(1)), (lambda db: db.append(2))
+    assert identity_of(left) != identity_of(right)
 
 
 def test_where_a_seed_stands_does_not_matter() -> None:
-    def made(text: str) -> str:
+    def made(source: str) -> str:
         names: dict[str, Any] = {}
-        exec(compile(text, "<seed>", "exec"), names)
+        exec(compile(source, "<seed>", "exec"), names)
         return identity_of(names["seed"])
 
     code = "def seed(db):\n    db.append([1, {2, 3}])\n"
@@ -349,11 +352,11 @@ def test_what_cannot_be_known_by_value_is_equal_to_itself_only() -> None:
 
 
 def test_values_that_contain_themselves() -> None:
-    one: list[object] = [1]
-    one.append(one)
-    two: list[object] = [2]
-    two.append(two)
-    assert identity_of(closing_over(one)) != identity_of(closing_over(two))
+    left: list[object] = [1]
+    left.append(left)
+    right: list[object] = [2]
+    right.append(right)
+    assert identity_of(closing_over(left)) != identity_of(closing_over(right))
     deep: object = None
     for _ in range(100_000):
         deep = [deep]
@@ -417,17 +420,17 @@ def test_scripts_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path
     names = ["2_b.sql", "10_c.sql", "1_a.sql", "1_a.down.sql", "readme.md", "V3__d.sql.gz"]
     for name in names:
         (tmp_path / name).write_text("")
-    found = [path.name for path in scripts_in(tmp_path)]
-    assert found == ["1_a.sql", "2_b.sql", "10_c.sql", "V3__d.sql.gz"]
+    ordered = [path.name for path in scripts_in(tmp_path)]
+    assert ordered == ["1_a.sql", "2_b.sql", "10_c.sql", "V3__d.sql.gz"]
 
 
 @pytest.mark.parametrize(
     ("seed", "message"),
     [
         (3, "must be a callable"),
-        ("none.sql", "none.sql does not exist; relative paths are relative to"),
-        ("notes.txt", "is of no known kind"),
-        ("empty", "there is no script in that directory"),
+        ("none.sql", "none.sql does not exist; relative paths start from"),
+        ("notes.txt", "is not a script"),
+        ("empty", "the directory has no scripts"),
     ],
 )
 def test_seeds_that_cannot_be(tmp_path: Path, seed: object, message: str) -> None:
@@ -451,8 +454,8 @@ root = Path(sys.argv[1])
 sys.path.insert(0, str(root))
 import early, unrelated
 from pytest_containers.state import facts
-from pytest_containers.state.trace import Trace, recording
-trace = Trace(root)
+from pytest_containers.state.trace import UsageTrace, recording
+trace = UsageTrace(root)
 inputs = facts.Inputs([], root)
 with recording(trace):
     early.work(root)
@@ -510,24 +513,30 @@ def traced(root: Path, **env: str) -> dict:
 
 
 def test_what_is_used_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = traced(project)
-    assert set(known["files"]) == {"early.py", "lately.py", "unrelated.py", "data.txt", "named.txt"}
-    assert known["files"]["early.py"]["kept"] == ["work"]
-    assert known["files"]["unrelated.py"]["kept"] == []
-    assert set(known["folders"]) == {"migrations"}
-    assert set(known["variables"]) == {"SEEN", "UNSET"}
-    assert known["variables"]["UNSET"] is None
+    record = traced(project)
+    assert set(record["files"]) == {
+        "early.py",
+        "lately.py",
+        "unrelated.py",
+        "data.txt",
+        "named.txt",
+    }
+    assert record["files"]["early.py"]["kept"] == ["work"]
+    assert record["files"]["unrelated.py"]["kept"] == []
+    assert set(record["folders"]) == {"migrations"}
+    assert set(record["variables"]) == {"SEEN", "UNSET"}
+    assert record["variables"]["UNSET"] is None
     monkeypatch.setenv("SEEN", "1")
-    assert facts.change(known, project) is None
+    assert facts.change(record, project) is None
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "change"),
+    ("name", "contents", "change"),
     [
         ("data.txt", "other", "data.txt has changed"),
         ("data.txt", None, "data.txt is gone"),
         ("named.txt", "other", "named.txt has changed"),
-        ("migrations/2.sql", "two", "there are other files in migrations"),
+        ("migrations/2.sql", "two", "directory migrations has other files"),
         ("migrations/.hidden", "", None),
         ("early.py", FILES["early.py"].replace("[1, 2]", "[1, 3]"), "early.py has changed"),
         ("early.py", FILES["early.py"].replace("return 1", "return 2"), None),
@@ -538,27 +547,31 @@ def test_what_is_used_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_changes_is_told(
-    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, change: str | None
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    contents: str | None,
+    change: str | None,
 ) -> None:
     monkeypatch.setenv("SEEN", "1")
-    known = traced(project)
-    if text is None:
+    record = traced(project)
+    if contents is None:
         (project / name).unlink()
     else:
-        (project / name).write_text(text)
-    assert facts.change(known, project) == change
+        (project / name).write_text(contents)
+    assert facts.change(record, project) == change
 
 
 def test_variables_and_packages(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = traced(project)
+    record = traced(project)
     monkeypatch.setenv("SEEN", "2")
-    assert facts.change(known, project) == "environment variable SEEN has changed"
+    assert facts.change(record, project) == "environment variable SEEN has changed"
     monkeypatch.setenv("SEEN", "1")
     monkeypatch.setenv("UNSET", "1")
-    assert facts.change(known, project) == "environment variable UNSET has changed"
+    assert facts.change(record, project) == "environment variable UNSET has changed"
     monkeypatch.delenv("UNSET")
-    known["packages"]["filelock"] = "0.1"
-    assert facts.change(known, project).startswith("package filelock is ")
+    record["packages"]["filelock"] = "0.1"
+    assert facts.change(record, project).startswith("package filelock is ")
 
 
 def test_values_of_variables_are_not_kept(project: Path) -> None:
@@ -571,14 +584,14 @@ def test_values_of_variables_are_not_kept(project: Path) -> None:
 def test_another_checkout_with_the_same_files(project: Path, tmp_path: Path) -> None:
     import shutil
 
-    known = traced(project)
+    record = traced(project)
     other = tmp_path / "other"
     shutil.copytree(project, other)
     os.environ["SEEN"] = "1"
     try:
-        assert facts.change(known, other) is None
+        assert facts.change(record, other) is None
         (other / "data.txt").write_text("other")
-        assert facts.change(known, other) == "data.txt has changed"
+        assert facts.change(record, other) == "data.txt has changed"
     finally:
         del os.environ["SEEN"]
 
@@ -586,20 +599,20 @@ def test_another_checkout_with_the_same_files(project: Path, tmp_path: Path) -> 
 def test_a_file_that_is_changed_while_it_is_used_is_never_trusted(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("1")
-    trace = Trace(tmp_path)
+    trace = UsageTrace(tmp_path)
     began = 0
     with recording(trace):
         path.read_text()
-    known = facts.gather(trace, facts.Inputs([], tmp_path), tmp_path, None)
-    known["files"] = {"a.txt": known["files"]["a.txt"]}
-    facts.distrust_later_than(known, began, tmp_path)
-    assert facts.change(known, tmp_path) == "a.txt has changed"
+    record = facts.gather(trace, facts.Inputs([], tmp_path), tmp_path, None)
+    record["files"] = {"a.txt": record["files"]["a.txt"]}
+    facts.distrust_later_than(record, began, tmp_path)
+    assert facts.change(record, tmp_path) == "a.txt has changed"
 
 
 def test_processes_of_ours_tell_what_they_read(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "file").write_text("")
-    trace = Trace(tmp_path)
+    trace = UsageTrace(tmp_path)
     with recording(trace):
         sys.audit(READ_EVENT, str(tmp_path / "tree"))
         sys.audit(READ_EVENT, str(tmp_path / "file"))
@@ -608,12 +621,12 @@ def test_processes_of_ours_tell_what_they_read(tmp_path: Path) -> None:
 
 
 def used_by(root: Path, function: Callable[[], object], **options: Any) -> dict[str, Any]:
-    trace = Trace(root, **options)
+    trace = UsageTrace(root, **options)
     with recording(trace):
         function()
-    known = facts.gather(trace, facts.Inputs([], root), root, None)
-    loaded = set(facts.gather(Trace(root), facts.Inputs([], root), root, None)["files"])
-    return {**known, "files": {k: v for k, v in known["files"].items() if k not in loaded}}
+    record = facts.gather(trace, facts.Inputs([], root), root, None)
+    loaded = set(facts.gather(UsageTrace(root), facts.Inputs([], root), root, None)["files"])
+    return {**record, "files": {k: v for k, v in record["files"].items() if k not in loaded}}
 
 
 def test_scripts_that_were_named_count_wherever_they_are(tmp_path: Path) -> None:
@@ -621,10 +634,10 @@ def test_scripts_that_were_named_count_wherever_they_are(tmp_path: Path) -> None
     for path in (root / ".data/in.sh", tmp_path / "shared/out.sh"):
         path.parent.mkdir(parents=True)
         path.write_text("one")
-        known = used_by(root, lambda path=path: apply_script(Runner(), path))
-        assert facts.change(known, root) is None
+        record = used_by(root, lambda path=path: apply_script(Runner(), path))
+        assert facts.change(record, root) is None
         path.write_text("other")
-        assert "has changed" in str(facts.change(known, root))
+        assert "has changed" in str(facts.change(record, root))
 
 
 class Runner:
@@ -637,15 +650,15 @@ def test_a_hidden_file_counts_unless_it_is_a_tools_own(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
-    known = used_by(tmp_path, lambda: [(tmp_path / name).read_text() for name in names])
-    assert set(known["files"]) == {".env", ".config/a.toml"}
+    record = used_by(tmp_path, lambda: [(tmp_path / name).read_text() for name in names])
+    assert set(record["files"]) == {".env", ".config/a.toml"}
 
 
 def test_the_store_is_no_part_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store/a").write_text("1")
-    known = used_by(tmp_path, (tmp_path / "store/a").read_text, outside=[tmp_path / "store"])
-    assert known["files"] == {}
+    record = used_by(tmp_path, (tmp_path / "store/a").read_text, outside=[tmp_path / "store"])
+    assert record["files"] == {}
 
 
 def test_a_project_below_the_prefix_of_its_python(
@@ -659,10 +672,10 @@ def test_a_project_below_the_prefix_of_its_python(
     (root / "lib/site-packages").mkdir(parents=True)
     for name in ("a.txt", "lib/site-packages/b.txt"):
         (root / name).write_text("1")
-    known = used_by(
+    record = used_by(
         root, lambda: [(root / n).read_text() for n in ("a.txt", "lib/site-packages/b.txt")]
     )
-    assert set(known["files"]) == {"a.txt"}
+    assert set(record["files"]) == {"a.txt"}
 
 
 def test_a_file_that_was_not_there(tmp_path: Path) -> None:
@@ -676,11 +689,11 @@ def test_a_file_that_was_not_there(tmp_path: Path) -> None:
         (tmp_path / "cache.txt").write_text("its own")
         (tmp_path / "new.txt").open("w+").close()
 
-    known = used_by(tmp_path, seed)
-    assert known["absent"] == ["local.txt", "more"]
-    assert facts.change(known, tmp_path) is None
+    record = used_by(tmp_path, seed)
+    assert record["absent"] == ["local.txt", "more"]
+    assert facts.change(record, tmp_path) is None
     (tmp_path / "local.txt").write_text("")
-    assert facts.change(known, tmp_path) == "local.txt is there now"
+    assert facts.change(record, tmp_path) == "local.txt exists now"
 
 
 def test_a_file_that_the_seed_uses_up(tmp_path: Path) -> None:
@@ -690,44 +703,44 @@ def test_a_file_that_the_seed_uses_up(tmp_path: Path) -> None:
         (tmp_path / "once.txt").read_text()
         (tmp_path / "once.txt").unlink()
 
-    known = used_by(tmp_path, seed)
-    assert facts.change(known, tmp_path) is None
+    record = used_by(tmp_path, seed)
+    assert facts.change(record, tmp_path) is None
     (tmp_path / "once.txt").write_text("2")
-    assert facts.change(known, tmp_path) == "once.txt is there now"
+    assert facts.change(record, tmp_path) == "once.txt exists now"
 
 
-@pytest.mark.parametrize("what", ["gone", "broken"])
-def test_a_module_whose_file_is_not_what_it_was(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("damage", ["gone", "broken"])
+def test_a_module_whose_file_is_not_what_it_was(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "vanishing.py"
     path.write_text("def run(): pass\n")
     module = types.ModuleType("vanishing")
     module.__file__ = str(path)
     sys.modules["vanishing"] = module
     try:
-        path.unlink() if what == "gone" else path.write_text("def (")
-        known = facts.gather(Trace(tmp_path), facts.Inputs([], tmp_path), tmp_path, None)
+        path.unlink() if damage == "gone" else path.write_text("def (")
+        record = facts.gather(UsageTrace(tmp_path), facts.Inputs([], tmp_path), tmp_path, None)
     finally:
         del sys.modules["vanishing"]
     path.write_text("def run(): pass\n")
-    assert "vanishing.py" in str(facts.change(known, tmp_path))
+    assert "vanishing.py" in str(facts.change(record, tmp_path))
 
 
 def test_variables_read_at_import(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEEN", "1")
-    text = FILES["unrelated.py"] + "import os\nSIZE = os.environ.get('SIZE', '1')\n"
-    (project / "unrelated.py").write_text(text)
-    known = traced(project)
-    assert facts.change(known, project) is None
+    source = FILES["unrelated.py"] + "import os\nSIZE = os.environ.get('SIZE', '1')\n"
+    (project / "unrelated.py").write_text(source)
+    record = traced(project)
+    assert facts.change(record, project) is None
     monkeypatch.setenv("SIZE", "2")
-    assert facts.change(known, project) == "environment variable SIZE has changed"
+    assert facts.change(record, project) == "environment variable SIZE has changed"
 
 
 def test_a_dangling_link_in_an_input(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/link").symlink_to("nowhere")
     inputs = facts.Inputs(["in"], tmp_path)
-    known = facts.gather(Trace(tmp_path), inputs, tmp_path, None)
-    assert facts.change(known | {"files": {}}, tmp_path) is None
+    record = facts.gather(UsageTrace(tmp_path), inputs, tmp_path, None)
+    assert facts.change(record | {"files": {}}, tmp_path) is None
 
 
 @pytest.mark.parametrize("pattern", ["sql", "sql/*.sql", "**/*.sql"])
@@ -735,9 +748,37 @@ def test_inputs_are_all_that_a_pattern_matches(tmp_path: Path, pattern: str) -> 
     (tmp_path / "sql").mkdir()
     (tmp_path / "sql/a.sql").write_text("1")
     inputs = facts.Inputs([pattern], tmp_path)
-    known = facts.gather(Trace(tmp_path), inputs, tmp_path, None) | {"files": {}}
-    assert facts.change(known, tmp_path) is None
+    record = facts.gather(UsageTrace(tmp_path), inputs, tmp_path, None) | {"files": {}}
+    assert facts.change(record, tmp_path) is None
     os.utime(tmp_path / "sql/a.sql", (1, 1))
-    assert facts.change(known, tmp_path) is None
+    assert facts.change(record, tmp_path) is None
     (tmp_path / "sql/b.sql").write_text("2")
-    assert facts.change(known, tmp_path) == f"input {pattern} has changed"
+    assert facts.change(record, tmp_path) == f"input {pattern} has changed"
+
+
+def test_facts_of_another_machine_are_compared_by_content(tmp_path: Path) -> None:
+    (tmp_path / "schema").write_text("one")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows").write_text("1")
+    inputs = facts.declared(facts.Inputs(["schema", "data"], tmp_path), tmp_path)
+    there = json.loads(json.dumps(inputs))
+    assert facts.adopt(there, tmp_path) == inputs
+    status = (tmp_path / "schema").stat()
+    (tmp_path / "schema").write_text("two")  # of equal size, at an equal time
+    os.utime(tmp_path / "schema", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert facts.adopt(there, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []}, {"files": {"a": {}}}, {"files": {"a\0": {"sha256": ""}}}, {"absent": [1]},
+        {"inputs": {"a": {"sha256": 1}}}, {"variables": {"A": 1}}, {"more": {}},
+        {"files": {"a": {"sha256": "", "tree": "", "kept": 1, "without_tests": True}}},
+    ],
+)  # fmt: skip
+def test_what_is_no_fact_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    whole = facts.declared(facts.Inputs([], tmp_path), tmp_path)
+    assert facts.adopt(whole, tmp_path) == whole
+    with pytest.raises(ValueError, match="malformed"):
+        facts.adopt({**whole, **change}, tmp_path)

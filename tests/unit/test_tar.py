@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_containers.images import decompress, tar
+from pytest_containers.images import decompress
+from pytest_containers.runtime.copying import tar
 
 
 def read(data: bytes, chunk: int = 7000) -> list[tuple[tar.Member, bytes]]:

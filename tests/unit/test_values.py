@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -12,29 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pytest_containers as pc
-from pytest_containers import errors, settings
+from pytest_containers.cli import options
+from pytest_containers.cli.main import parser as command_line
 from pytest_containers.images import reference
-from pytest_containers.runtime import oci
-from pytest_containers.runtime.launcher import identity
-from pytest_containers.runtime.messages import FaultError
+from pytest_containers.model import errors, settings
+from pytest_containers.model.spec import signal_number
+from pytest_containers.runtime import identity
 from pytest_containers.runtime.network import addresses
 from pytest_containers.runtime.plan import users
-from pytest_containers.spec import signal_number
-
-KINDS = [
-    value for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, errors.ContainersError)
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_errors_keep_their_data_when_pickled(kind: type[errors.ContainersError]) -> None:
-    error = pickle.loads(pickle.dumps(kind("one sentence", exit_code=3)))
-    assert type(error) is kind
-    assert str(error) == "one sentence"
-    assert error.exit_code == 3
-    with pytest.raises(AttributeError):
-        _ = error.nosuch
+from pytest_containers.runtime.wire.faults import FaultError
 
 
 def test_public_names_exist_and_load_lazily() -> None:
@@ -105,6 +89,26 @@ def test_settings_say_where_a_value_came_from() -> None:
         settings.Settings({}, {}, {"PYTEST_CONTAINERS_LOG_LINES": "x"})
 
 
+def test_the_table_of_settings_is_whole() -> None:
+    rows = [value for value in vars(settings).values() if isinstance(value, settings.Setting)]
+    assert list(settings.ALL) == sorted(rows, key=settings.ALL.index)
+    for setting in rows:
+        assert setting.help
+        assert "%" not in setting.help_text, "argparse and pytest would expand it"
+        default = setting.default
+        if default not in (None, (), "", False):
+            assert setting.parse(f"{default}") == default
+
+
+def test_commands_have_options_of_the_table() -> None:
+    pull = command_line().parse_args(["pull", "--registry-mirror", "a=b", "--hub-prefix=c/", "x"])
+    chosen = options.engine_options(pull)["registries"]
+    assert (dict(chosen.mirrors), chosen.hub_prefix) == ({"a": ["b"]}, "c/")
+    for command in (["run", "--insecure-registry=/", "x"], ["build", "--insecure-registry=/"]):
+        with pytest.raises(errors.SettingsError, match="^--insecure-registry: '/' is not usable"):
+            options.engine_options(command_line().parse_args(command))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("redis", "docker.io/library/redis:latest"), ("redis:7", "docker.io/library/redis:7"),
@@ -154,12 +158,31 @@ def test_users_of_a_root(tmp_path: Path) -> None:
     (tmp_path / "etc" / "group").write_text("web:x:34:\nextra:x:50:web,other\n")
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        assert users.resolve(fd, "") == users.User(0, 0, (), "/root")
-        assert users.resolve(fd, "web") == users.User(33, 34, (50,), "/srv")
-        assert users.resolve(fd, "web:extra") == users.User(33, 50, (), "/srv")
-        assert users.resolve(fd, "1000") == users.User(1000, 0, (), "/")
-        assert users.resolve(fd, "33:7", ["extra"]) == users.User(33, 7, (50,), "/srv")
-        for wrong in ("nosuch", "web:nosuch", "4294967295", "9" * 30, "²", "0:²"):
+        assert users.resolve(fd, "") == users.ProcessUser(0, 0, (0,), "/root")
+        assert users.resolve(fd, "web") == users.ProcessUser(33, 34, (34, 50), "/srv")
+        assert users.resolve(fd, "web:extra") == users.ProcessUser(33, 50, (50,), "/srv")
+        assert users.resolve(fd, ":extra") == users.ProcessUser(0, 50, (50,), "/root")
+        assert users.resolve(fd, "1000") == users.ProcessUser(1000, 0, (0,), "/")
+        assert users.resolve(fd, "33:7", ["extra"]) == users.ProcessUser(33, 7, (7, 50), "/srv")
+        for wrong in ("nosuch", "web:nosuch", "4294967295", "9" * 30, "²", "0:²", "٣", "0:٣"):
+            with pytest.raises(FaultError):
+                users.resolve(fd, wrong)
+    finally:
+        os.close(fd)
+
+
+def test_ids_of_thousands_of_digits_are_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    many = "9" * 5000
+    (tmp_path / "etc" / "passwd").write_text(
+        f"long:x:{many}:0::/:\nlast:x:7:{many}::/:\nweb:x:5:5::/:\n"
+    )
+    (tmp_path / "etc" / "group").write_text(f"long:x:{many}:web\nlast:x:50:web\n")
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        assert users.resolve(fd, "web") == users.ProcessUser(5, 5, (5, 50), "/")
+        assert users.resolve(fd, "7") == users.ProcessUser(7, 0, (0,), "/")
+        for wrong in ("long", "last", "web:long", many):
             with pytest.raises(FaultError):
                 users.resolve(fd, wrong)
     finally:
@@ -183,27 +206,80 @@ def test_users_do_not_come_from_outside_of_the_root(tmp_path: Path) -> None:
         os.close(fd)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"hooks": {"prestart": [{}]}}, "'hooks' is not supported"),
-     ({"process": {}}, "no command"),
-     ({"process": {"args": ["a"], "oomScoreAdj": 3}}, "'oomScoreAdj'"),
-     ({"process": {"args": ["a"], "cwd": "x"}}, "not absolute"),
-     ({"linux": {"seccomp": {"defaultAction": "x"}}}, "'seccomp'"),
-     ({"linux": {"namespaces": [{"type": "time"}]}}, "namespaces"),
-     ({"linux": {"namespaces": [{"type": "pid", "path": "/x"}]}}, "namespaces"),
-     ({"mounts": [{"destination": "x"}]}, "not an absolute path"),
-     ({"mounts": [{"destination": "/x", "type": "nfs"}]}, "'nfs' is not supported")],
-)  # fmt: skip
-def test_configs_that_are_refused_by_name(change: dict[str, object], words: str) -> None:
-    config = {"process": {"args": ["true"], "cwd": "/"}, **change}
-    with pytest.raises(FaultError, match=words):
-        oci.parse(json.dumps(config).encode())
-
-
 def test_identity_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "subuid"
-    path.write_text("other:1:70000\n1234:500:5\n1234:200000:65536\nbad line\n")
-    assert identity.subordinate(str(path), 1234) == (200000, 65536)
-    assert identity.subordinate(str(path), 4321) is None
-    assert identity.subordinate(str(tmp_path / "nosuch"), 1234) is None
+    path.write_text("other:1:70000\n1234:500:5\n1234:200000:65536\nbad line\nfew:9:5\n1234:x:1\n")
+    assert identity.subordinate(str(path), 1234) == [(500, 5), (200000, 65536)]
+    assert identity.subordinate(str(path), 4321) == []
+    assert identity.subordinate(str(tmp_path / "nosuch"), 1234) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "start"),
+    [
+        ("", 100_000),
+        ("other:0:70000\n", 100_000),
+        ("first:100000:65536\nsecond:165536:65536\n", 231_072),
+        ("high:2000000000:1000\nfirst:100000:65536\n", 165_536),
+        ("second:150000:1000\n", 151_000),
+    ],
+)
+def test_root_takes_ids_that_nobody_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, start: int
+) -> None:
+    path = tmp_path / "subuid"
+    path.write_text(given)
+    monkeypatch.setattr(identity, "SUBUID", str(path))
+    monkeypatch.setattr(identity, "SUBGID", str(tmp_path / "nosuch"))
+    assert identity.free_range() == (start, 65536)
+
+
+def test_all_ranges_of_an_account_are_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "subuid"
+    path.write_text("0:300000:65536\n0:1000000:2000000000\n")
+    monkeypatch.setattr(identity, "SUBUID", str(path))
+    monkeypatch.setattr(identity, "SUBGID", str(path))
+    monkeypatch.setattr(identity.os, "geteuid", lambda: 0)
+    rows = ((0, 300000, 65536), (65536, 1000000, 2000000000))
+    monkeypatch.setattr(identity, "may_open_trees", lambda: True)
+    monkeypatch.setattr(identity, "_covers", lambda *ids: True)
+    monkeypatch.setattr(identity, "without_idmapped_mounts", lambda path: "")
+    assert identity.choose() == identity.Identity("root", rows, rows, privileged=True)
+    chosen = identity.choose("range")
+    assert chosen.uid_map == ((0, 0, 1), (1, 300000, 65536), (65537, 1000000, 2000000000))
+    assert len(chosen._replace(uid_map=rows * 20).id_map_class) < 100
+
+
+def test_root_has_its_own_ids_where_mounts_cannot_have_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(identity, "may_open_trees", lambda: True)
+    monkeypatch.setattr(identity, "_own_ids", lambda kind: 1000)
+    kinds = {"/store": "overlay"}
+    monkeypatch.setattr(identity, "without_idmapped_mounts", lambda path: kinds.get(path, ""))
+    assert identity.choose("auto", "/elsewhere").mode == "root"
+    assert identity.choose("root", "/store").mode == "root"
+    chosen = identity.choose("auto", "/store")
+    assert chosen.uid_map == chosen.gid_map == ((0, 0, 1000),)
+    assert (chosen.mode, chosen.privileged) == ("range", True)
+    assert chosen.reason == "overlay, the file system of /store, has no idmapped mounts here"
+
+
+@pytest.mark.parametrize(
+    ("ids", "taken", "left"),
+    [
+        ((10, 10), [], [(10, 10)]),
+        ((10, 10), [(10, 10)], []),
+        ((10, 10), [(0, 100)], []),
+        ((10, 10), [(15, 1)], [(10, 5), (16, 4)]),
+        ((10, 10), [(0, 12), (18, 9)], [(12, 6)]),
+        ((10, 10), [(0, 10), (20, 10)], [(10, 10)]),
+    ],
+)
+def test_ranges_are_cut_where_ids_are_taken(
+    ids: identity.Range, taken: list[identity.Range], left: list[identity.Range]
+) -> None:
+    assert identity.cut(ids, taken) == left

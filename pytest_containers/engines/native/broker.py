@@ -1,7 +1,7 @@
-"""One run for several test processes: pytest-xdist's workers and their controller.
+"""A run that several test processes share: the controller of pytest-xdist and its workers.
 
-The controller listens on an abstract Unix socket of a random name. A worker connects and gets a
-socket of its own to the supervisor, which watches the worker's process from then on.
+The controller listens on an abstract Unix socket with a random name. A worker connects and gets a
+socket to the supervisor, which watches the process of the worker from then on.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pytest_containers.errors import ContainersError, RunLostError
 from pytest_containers.linux.sockets import peer_credentials
-from pytest_containers.runtime.channel import Channel, ChannelClosed
-from pytest_containers.runtime.client import Client, error_of
-from pytest_containers.runtime.messages import Fault
+from pytest_containers.model.engine import Engine
+from pytest_containers.model.errors import ContainersError, RunLostError
+from pytest_containers.model.threads import starting_threads
+from pytest_containers.runtime.run import make_client
+from pytest_containers.runtime.wire.channel import Channel, ChannelClosed
+from pytest_containers.runtime.wire.client import Client, error_of
+from pytest_containers.runtime.wire.dispatch import Call, receive_operation, send_operation
+from pytest_containers.runtime.wire.faults import Fault, FaultError
+from pytest_containers.runtime.wire.message import unpack_answer
+from pytest_containers.runtime.wire.operations.run import JoinRun, RunJoined
 
-if TYPE_CHECKING:
-    from pytest_containers.engines.native.engine import Engine
+_PATIENCE_S = 10.0
+"""For the request of a worker that has connected: the others wait meanwhile."""
 
 
-class Broker:
-    """The controller's side; a thread of its own answers.
+class NativeBroker:
+    """The side of the controller, with a thread that accepts workers.
 
     Args:
-        engine: Gives the engine whose run is shared; it is started when the first worker asks.
+        engine: Returns the engine whose run is shared; called when the first worker connects.
     """
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
@@ -38,11 +43,12 @@ class Broker:
         self._sock.bind(f"\0{self.address}")
         self._sock.listen(64)
         thread = threading.Thread(target=self._serve, name="pytest-containers broker", daemon=True)
-        thread.start()
+        with starting_threads():
+            thread.start()
 
     def close(self) -> None:
-        """Answer no more; idempotent."""
-        with contextlib.suppress(OSError):  # it was closed already
+        """Accept no more workers; idempotent."""
+        with contextlib.suppress(OSError):  # already closed
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
@@ -55,8 +61,8 @@ class Broker:
             channel = Channel(sock)
             try:
                 self._answer(channel)
-            except (ChannelClosed, OSError):
-                pass  # the worker has gone; nothing was given away
+            except (ChannelClosed, FaultError, OSError):
+                pass  # the worker is gone, or silent, or another program
             finally:
                 channel.close()
 
@@ -64,22 +70,28 @@ class Broker:
         pid, uid, _ = peer_credentials(channel.sock)
         if uid != os.geteuid():
             return
+        call: Call[RunJoined] = Call(channel, 0, JoinRun.__name__, {})
+        channel.sock.settimeout(_PATIENCE_S)
+        label = receive_operation(channel, JoinRun).label
+        channel.sock.settimeout(None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
             pidfd = os.pidfd_open(pid)
             try:
-                self._engine().client.call("adopt", fds=[theirs.fileno(), pidfd])
+                errors_fd = self._engine().adopt(theirs.fileno(), pidfd, label)
             except ContainersError as error:
-                fault = Fault(type(error).__name__, error.message, error.data)
-                channel.send({"error": fault})
+                call.refuse(Fault(type(error).__name__, error.message, error.data))
                 return
             finally:
                 os.close(pidfd)
-            channel.send({"ok": True}, [ours.fileno()])
+            call.answer(RunJoined(supervisor=ours.fileno(), errors=errors_fd))
 
 
-def connect(address: str) -> Client:
-    """The worker's side: a connection to the run that the controller shares.
+def connect(address: str, debug: str | None = None) -> Client:
+    """Connect a worker to the run of its controller.
+
+    Args:
+        debug: As for `start_run`.
 
     Raises:
         ContainersError: The run cannot be started.
@@ -89,6 +101,8 @@ def connect(address: str) -> Client:
     channel = Channel(sock)
     try:
         sock.connect(f"\0{address}")
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+        send_operation(channel, JoinRun(label=f"worker {worker}" if worker else ""))
         frame = channel.receive()
     except OSError:
         raise RunLostError(
@@ -96,6 +110,7 @@ def connect(address: str) -> Client:
         ) from None
     finally:
         channel.close()
-    if "error" in frame.body:
-        raise error_of(frame.body["error"])
-    return Client(Channel(socket.socket(fileno=frame.fds[0])))
+    answer = unpack_answer(JoinRun.__name__, RunJoined, *frame)
+    if isinstance(answer, Fault):
+        raise error_of(answer)
+    return make_client(Channel(socket.socket(fileno=answer.supervisor)), answer.errors, debug)

@@ -1,4 +1,4 @@
-"""From a `ContainerSpec` and an image to an OCI runtime-spec config."""
+"""OCI runtime-spec configs, made from a `ContainerSpec` and an image."""
 
 from __future__ import annotations
 
@@ -9,23 +9,34 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_containers.errors import SpecError, StartError, hide_frames
 from pytest_containers.images.image import Image, ImageConfig
-from pytest_containers.runtime import oci
-from pytest_containers.spec import Bind, ContainerSpec, Tmpfs, VolumeMount
+from pytest_containers.model.errors import SpecError, StartError, hide_frames
+from pytest_containers.model.limits import RATES
+from pytest_containers.model.sizes import parse_size
+from pytest_containers.model.spec import (
+    ContainerSpec,
+    Mount,
+    Tmpfs,
+    VolumeMount,
+    normal_target,
+)
+from pytest_containers.runtime.plan import oci
 
 __tracebackhide__ = hide_frames
+
+_CPU_PERIOD_US = 100_000
+"""The kernel's own, and Docker's for ``--cpus``."""
 
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "cgroup")
 
 
 def command_of(spec: ContainerSpec, image: ImageConfig) -> list[str]:
-    """Entrypoint and command as Docker combines them.
+    """Return entrypoint and command, combined as in Docker.
 
-    An entrypoint of the caller's drops the image's Cmd.
+    An entrypoint in the spec drops the Cmd of the image.
 
     Raises:
-        SpecError: There is no program to run.
+        SpecError: Neither names a program.
     """
     entrypoint = image.entrypoint if spec.entrypoint is None else _words(spec.entrypoint)
     command = image.cmd if spec.entrypoint is None else ()
@@ -43,7 +54,7 @@ def _words(value: Sequence[str] | str) -> tuple[str, ...]:
     words = shlex.split(value) if isinstance(value, str) else list(value)
     for word in words:
         if not isinstance(word, str):
-            raise SpecError(f"command: {word!r} is not text; every argument must be")
+            raise SpecError(f"command: {word!r} is not a string; every argument must be")
     return tuple(words)
 
 
@@ -55,31 +66,38 @@ def process_of(
     terminal: bool,
     spec: ContainerSpec,
 ) -> dict[str, Any]:
-    """An OCI process object."""
+    """Return an OCI process object."""
     process: dict[str, Any] = {
         "args": list(args),
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": cwd or "/",
-        "capabilities": _capabilities(spec),
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), granted(spec)),
     }
     if terminal:
         process["terminal"] = True
     if spec.no_new_privileges:
         process["noNewPrivileges"] = True
-    if spec.rlimits:
-        process["rlimits"] = [_limit(name, value) for name, value in spec.rlimits.items()]
+    if spec.oom_score_adj is not None:
+        process["oomScoreAdj"] = spec.oom_score_adj
+    if spec.ulimits:
+        process["rlimits"] = [_limit(name, value) for name, value in spec.ulimits.items()]
     return process
 
 
-def _capabilities(spec: ContainerSpec) -> dict[str, list[str]]:
+def granted(spec: ContainerSpec) -> list[str]:
+    """Return the capabilities of a container: ``CAP_CHOWN`` …"""
+    if not (spec.cap_add or spec.cap_drop or spec.egress or spec.privileged):
+        return list(oci.DEFAULT_CAPABILITIES)
     add, drop = _names(spec.cap_add), _names(spec.cap_drop)
-    every = "CAP_ALL" in add
+    every = "CAP_ALL" in add or spec.privileged
     base = _all_capabilities() if every else [] if "CAP_ALL" in drop else oci.DEFAULT_CAPABILITIES
+    if spec.egress and not every:
+        # slirp4netns and pasta carry a forged packet for 127.0.0.1 to the host's loopback.
+        base = [name for name in base if name != "CAP_NET_RAW"]
     chosen = dict.fromkeys([*base, *(name for name in add if name != "CAP_ALL")])
     for name in drop:
         chosen.pop(name, None)
-    names = list(chosen)
-    return {"bounding": names, "effective": names, "permitted": names}
+    return list(chosen)
 
 
 def _names(capabilities: Sequence[str]) -> list[str]:
@@ -103,73 +121,152 @@ def _limit(name: str, value: int | tuple[int, int]) -> dict[str, Any]:
 def config_of(
     spec: ContainerSpec, image: Image, args: Sequence[str], hostname: str | None
 ) -> dict[str, Any]:
-    """The config; equal specs give equal configs, which is what plans are cached by.
+    """Return the config. Equal specs give equal configs, which are the cache key of plans.
 
     Args:
-        args: The command line, of which the config has the first word: the rest is passed beside
-            it, so that a program with other arguments is the same plan.
-        hostname: For the environment; None for a name that is never the same, which is left out.
+        args: The command line. The config contains its first word only and the rest is passed
+            separately, so that a program has one plan for all arguments.
+        hostname: The HOSTNAME in the environment; None leaves out a name that is always different.
     """
     terminal = spec.tty
-    given = {} if hostname is None else {"HOSTNAME": hostname}
-    env = {**image.config.env, **given, **spec.env}
+    hostname_env = {} if hostname is None else {"HOSTNAME": hostname}
+    env = {**image.config.env, **hostname_env, **spec.env}
     cwd = spec.workdir or image.config.workdir or "/"
-    own = [_mount(mount) for mount in spec.mounts]
-    replaced = {entry["destination"] for entry in own} & {"/dev/shm", "/dev/mqueue"}
-    defaults = oci.default_mounts(spec.shm_size_bytes)
-    mounts = [entry for entry in defaults if entry["destination"] not in replaced] + own
-    taken = {entry["destination"] for entry in mounts}
-    mounts += [
+    own = [_mount(mount) for mount in spec.parsed_mounts]
+    replaced = {entry["destination"] for entry in own}
+    own += [
         {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}
-        for path in image.config.volumes
-        if spec.read_only and path not in taken
+        for path in map(normal_target, image.config.volumes)
+        if spec.read_only and path not in replaced
     ]
-    config = {
+    # Those above first, as Docker has them, so that none hides another.
+    own.sort(key=lambda entry: str(entry["destination"]).count("/"))
+    mounts = [
+        entry
+        for entry in oci.default_mounts(
+            parse_size(spec.shm_size), read_only_kernel=not spec.privileged
+        )
+        if entry["destination"] not in replaced & {"/dev/shm", "/dev/mqueue"}
+    ] + own
+    config: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": process_of(args[:1], env, cwd, terminal=terminal, spec=spec),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "mounts": mounts,
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
-            "maskedPaths": list(oci.MASKED_PATHS),
-            "readonlyPaths": list(oci.READONLY_PATHS),
+            "maskedPaths": [] if spec.privileged else list(oci.MASKED_PATHS),
+            "readonlyPaths": [] if spec.privileged else list(oci.READONLY_PATHS),
         },
     }
+    resources = _resources(spec)
+    if resources:
+        config["linux"]["resources"] = resources
     return config
 
 
+def _resources(spec: ContainerSpec) -> dict[str, dict[str, Any]]:
+    resources = {
+        "memory": _memory(spec),
+        "cpu": _cpu(spec),
+        "blockIO": _block_io(spec),
+    }
+    if spec.pids_limit is not None and spec.pids_limit > 0:
+        resources["pids"] = {"limit": spec.pids_limit}
+    return {kind: values for kind, values in resources.items() if values}
+
+
+def _memory(spec: ContainerSpec) -> dict[str, Any]:
+    if spec.mem_limit is None:
+        return {}
+    memory = {"limit": parse_size(spec.mem_limit)}
+    swap = spec.memswap_limit
+    both = -1 if swap == -1 else parse_size(swap or 0)
+    if both:  # else it is a default, which the launcher applies where the kernel counts swap
+        memory["swap"] = both
+    return memory
+
+
+def _cpu(spec: ContainerSpec) -> dict[str, Any]:
+    cpu: dict[str, Any] = {}
+    if spec.cpus is not None:
+        cpu |= {"period": _CPU_PERIOD_US, "quota": round(spec.cpus * _CPU_PERIOD_US)}
+    if spec.cpu_shares is not None:
+        cpu["shares"] = spec.cpu_shares
+    if spec.cpuset is not None:
+        cpu["cpus"] = spec.cpuset
+    return cpu
+
+
+_THROTTLES = dict(zip(RATES, oci.THROTTLES, strict=True))
+
+
+def _block_io(spec: ContainerSpec) -> dict[str, Any]:
+    block_io: dict[str, Any] = {}
+    if spec.blkio_weight is not None:
+        block_io["weight"] = spec.blkio_weight
+    for option, name in _THROTTLES.items():
+        rates = getattr(spec, option)
+        if rates:
+            block_io[name] = [
+                _throttle(option, str(rate["Path"]), parse_size(rate["Rate"])) for rate in rates
+            ]
+    return block_io
+
+
+def _throttle(option: str, path: str, rate: int) -> dict[str, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise StartError(f"{option}: {path}: {cause} on the host", source=path) from None
+    if not stat.S_ISBLK(status.st_mode):
+        raise StartError(
+            f"{option}: {path} is not a block device of the host; name the whole disk, as `lsblk` "
+            "lists them",
+            source=path,
+        )
+    return {
+        "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev), "rate": rate,
+    }  # fmt: skip
+
+
 def text_of(document: Mapping[str, Any]) -> bytes:
-    """A config or process object as it is sent."""
+    """Return a config or process object in the encoding of the wire."""
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _mount(mount: Bind | Tmpfs | VolumeMount) -> dict[str, Any]:
-    if not mount.target.startswith("/"):
-        raise SpecError(f"mount target {mount.target!r} is not an absolute path")
+def _mount(mount: Mount) -> dict[str, Any]:
+    target = normal_target(mount.target)
     if isinstance(mount, Tmpfs):
-        options = ["nosuid", "nodev", f"mode={mount.mode:o}"]
-        if mount.size_bytes is not None:
-            options.append(f"size={mount.size_bytes}")
         return {
-            "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options,
+            "destination": target, "type": "tmpfs", "source": "tmpfs",
+            "options": _tmpfs_options(mount),
         }  # fmt: skip
+    options = ["ro"] if mount.read_only else []
     if isinstance(mount, VolumeMount):
         return {
-            "destination": mount.target, "type": "volume", "source": mount.volume.id,
-            "options": ["ro"] if mount.read_only else [],
+            "destination": target, "type": "volume", "source": mount.volume.id, "options": options,
         }  # fmt: skip
-    source = os.path.realpath(mount.source)
     try:
-        mode = os.stat(source).st_mode
-        # A mount that the host made read-only could be made writable in the run.
-        read_only = mount.read_only or os.statvfs(source).f_flag & os.ST_RDONLY
+        source = os.path.realpath(mount.source)
+        os.stat(source)
     except OSError as error:
+        cause = f"{(error.strerror or str(error)).lower()} on the host"
         raise StartError(
-            f"mount of {os.fspath(mount.source)} on {mount.target}: "
-            f"{(error.strerror or str(error)).lower()} on the host; make it first",
+            f"mount of {os.fspath(mount.source)} on {mount.target}: {cause}"
+            + ("; make it first" if isinstance(error, FileNotFoundError) else ""),
             source=os.fspath(mount.source),
         ) from None
-    options = ["ro"] if read_only else []
-    if not stat.S_ISDIR(mode):
-        options.append("file")
-    return {"destination": mount.target, "type": "bind", "source": source, "options": options}
+    return {"destination": target, "type": "bind", "source": source, "options": options}
+
+
+def _tmpfs_options(mount: Tmpfs) -> list[str]:
+    options = ["nosuid", "nodev"] if mount.exec else ["nosuid", "nodev", "noexec"]
+    for name, value in (
+        ("mode", None if mount.mode is None else f"{mount.mode:o}"), ("uid", mount.uid),
+        ("gid", mount.gid), ("size", mount.size_bytes),
+    ):  # fmt: skip
+        if value is not None:
+            options.append(f"{name}={value}")
+    return options

@@ -2,90 +2,63 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import dataclasses
-import itertools
 import os
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pytest_containers.engines.native.container import Container
-from pytest_containers.engines.native.inside import RunInside
-from pytest_containers.errors import ContainersError, RunLostError, SpecError, hide_frames
-from pytest_containers.images.facade import Images
-from pytest_containers.images.image import Image
-from pytest_containers.images.store import default_home
-from pytest_containers.runtime.client import Client, error_of
-from pytest_containers.spec import ContainerSpec
+from pytest_containers.engines.native import shares
+from pytest_containers.engines.native.container import Container, run_container
+from pytest_containers.engines.native.core import Core, Network, Volume
+from pytest_containers.model import capabilities
+from pytest_containers.model import engine as contract
+from pytest_containers.model.arguments import PATH, check, require
+from pytest_containers.model.errors import RunLostError, hide_frames
+from pytest_containers.model.spec import ContainerSpec, spec_of
+from pytest_containers.runtime.wire.operations.session import Adopt
+from pytest_containers.runtime.wire.operations.starts import WarmupRequest
 
 if TYPE_CHECKING:
-    from pytest_containers.build.options import BuildOptions
-    from pytest_containers.build.progress import Display as BuildDisplay
-    from pytest_containers.images.progress import Display
-    from pytest_containers.images.pull import Policy
-    from pytest_containers.images.registry.settings import RegistrySettings
+    from pytest_containers.engines.native.lead import NativeLead
+    from pytest_containers.engines.native.oci import OciContainer
+    from pytest_containers.engines.native.states import NativeStates
+    from pytest_containers.images.image import Image
+    from pytest_containers.images.stored import StoredImages
+    from pytest_containers.model.build import BuildDisplay, BuildOptions
+    from pytest_containers.model.capabilities import Capability
+    from pytest_containers.model.engine_options import PullPolicy, RegistrySettings
+    from pytest_containers.model.kept import KeepLimits
+    from pytest_containers.model.reports import Event, Warmup
+    from pytest_containers.model.sharing import Sharing
+    from pytest_containers.model.transfer import TransferDisplay
 
 __tracebackhide__ = hide_frames
 
-_FIELDS = frozenset(field.name for field in dataclasses.fields(ContainerSpec))
-
-
-class Network:
-    """A private network: its containers see each other and, one way, those of its parents."""
-
-    def __init__(self, engine: Engine, number: str) -> None:
-        self._engine = engine
-        self.id = number
-
-    def remove(self, *, wait: bool = True) -> None:
-        """Take it away; idempotent. Its containers must be gone, or be removed at least.
-
-        Args:
-            wait: Until it is away.
-        """
-        self._engine.forget(self.id)
-        self._engine.tell("network_remove", wait=wait, network=self.id)
-
-    def __repr__(self) -> str:
-        return f"<Network {self.id}>"
-
-
-class Volume:
-    """A file system that outlives containers; mount it with `VolumeMount`."""
-
-    def __init__(self, engine: Engine, number: str) -> None:
-        self._engine = engine
-        self.id = number
-
-    def remove(self) -> None:
-        """Drop it and what is in it; idempotent."""
-        self._engine.tell("volume_remove", volume=self.id)
-
-    def __repr__(self) -> str:
-        return f"<Volume {self.id}>"
-
 
 class Engine:
-    """Makes containers with the project's own runtime; closing it ends all of them.
+    """The native engine: containers on the runtime of this project, until it is closed.
 
-    The run (launcher, supervisor, network helper) is started when it is first needed. Thread-safe.
-    A process that was forked from this one cannot use it and says so.
+    The run (launcher, supervisor, network helper) starts on first use. Thread-safe. In a forked
+    child, every method raises an error.
 
     Args:
-        home: The image store; None is the default one (`images.store.default_home`).
-        broker: Address of another process's run to share (an xdist worker's controller); None
-            starts a run.
-        identity: ``auto``, or ``root``, ``range``, ``single`` for less than is possible.
-        runner: ``auto``, ``stub`` or ``python``: what walks the plans of system calls.
+        home: The directory of the image store; None is the default.
+        broker: The address of a run to join (that of the controller of xdist); None starts a run.
+        identity: The user mapping: ``auto``, ``root``, ``range`` or ``single``.
+        runner: How containers are started: ``auto``, ``stub`` or ``python``.
+        max_containers: The largest number of containers at a time; None is any.
+        max_memory_bytes: The memory limit of all containers together; None is any.
         project: The checkout that ``host:?project=1`` shows; None finds it.
-        pull: ``missing``, ``always`` or ``never``: when registries are asked for an image.
-        registries: How registries are reached; None is the defaults.
-        display: Shows images on their way; None shows nothing.
+        pull: When to ask registries for an image: ``missing``, ``always`` or ``never``.
+        registries: How registries are reached; None is the default.
+        display: A display of image transfers; None shows nothing.
+        sharing: What is shared with other machines through registries; None is nothing.
+        debug: A file for a trace of the run; None writes none.
+        **options: Fields of `StartRun` for tests: restrictions and defects.
     """
+
+    name: str = "native"
+    capabilities: frozenset[Capability] = capabilities.capabilities_of("native")
 
     def __init__(
         self,
@@ -94,135 +67,110 @@ class Engine:
         broker: str | None = None,
         identity: str = "auto",
         runner: str = "auto",
+        max_containers: int | None = None,
+        max_memory_bytes: int | None = None,
         project: str | os.PathLike[str] | None = None,
-        pull: Policy = "missing",
+        pull: PullPolicy = "missing",
         registries: RegistrySettings | None = None,
-        display: Display | None = None,
-        **debug: Any,
+        display: TransferDisplay | None = None,
+        sharing: Sharing | None = None,
+        debug: str | None = None,
+        **options: Any,
     ) -> None:
-        self._home = None if home is None else Path(home)
-        self._broker = broker
-        self._wanted = {"identity": identity, "runner": runner, **debug}
-        self._project = None if project is None else Path(project)
-        self._moving: dict[str, Any] = {"pull": pull, "registries": registries, "display": display}
-        self._lock = threading.RLock()
-        self._client: Client | None = None
-        self._images: Images | None = None
-        self._ready_images: set[str] = set()
-        self._network: Network | None = None
-        self._names = itertools.count(1)
-        self._containers: weakref.WeakSet[Container] = weakref.WeakSet()
-        self._closed = False
-        self._on_host: Engine | None = None
-        self._pid = os.getpid()
+        check(
+            "Engine", home=home, broker=broker, identity=identity, runner=runner, project=project,
+            pull=pull, debug=debug, max_containers=max_containers,
+            max_memory_bytes=max_memory_bytes,
+        )  # fmt: skip
+        self._core = Core(
+            None if home is None else Path(home),
+            broker,
+            None if project is None else Path(project),
+            {
+                "identity": identity,
+                "runner": runner,
+                "max_containers": max_containers,
+                "max_memory_bytes": max_memory_bytes,
+                **options,
+            },
+            {"pull": pull, "registries": registries, "display": display, "sharing": sharing},
+            debug,
+        )
+
+    def require(self, capability: Capability) -> None:
+        """Raise unless this engine has a capability.
+
+        Raises:
+            UnsupportedError: The engine lacks it; the message names an engine that has it.
+        """
+        capabilities.require(capability, self.name, self.capabilities)
 
     # ---------------------------------------------------------------- the run
 
     def start(self) -> None:
-        """Start the run now, without waiting for it: it gets ready while others work."""
-        with self._lock:
-            if self._closed:
-                raise ContainersError("this engine is closed; make another")
-            if self._client is not None and self._client.lost and self._client.ours:
-                raise RunLostError(
-                    "the run of containers is gone and all its containers with it; "
-                    "make another Engine"
-                )
-            if self._client is None:
-                if self._broker is None:
-                    from pytest_containers.runtime.run import start_run
-
-                    home = os.path.abspath(self._home or default_home())
-                    self._client = start_run(home=home, **self._wanted)
-                else:
-                    from pytest_containers.engines.native.broker import connect
-
-                    self._client = connect(self._broker)
-                atexit.register(_close_at_exit, weakref.ref(self))
-
-    @property
-    def client(self) -> Client:
-        """The connection to the run, which is started if it is not there."""
-        client = self._client
-        if client is None:
-            self.start()
-            client = self._client
-        assert client is not None
-        return client
+        """Start the run in the background and return at once."""
+        self._core.start()
 
     @property
     def started(self) -> bool:
-        """Whether the run was started."""
-        return self._client is not None
+        """True if the run was started."""
+        return self._core.started
+
+    @property
+    def lost(self) -> RunLostError | None:
+        """Why the run is gone, with all its containers; None if it is not."""
+        client = self._core.started_client
+        return client.run_lost() if client is not None and client.is_lost() else None
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the run is like: identity, runner, whether addresses are reachable, features."""
-        return self.client.facts
+        """The facts of the run: identity, runner, reachability of addresses, features."""
+        return vars(self._core.client.facts)
 
-    def tell(self, op: str, *, wait: bool = True, **body: Any) -> None:
-        """Call an operation that takes something away; a run that is gone has done it already.
+    def adopt(self, sock: int, pidfd: int, label: str = "") -> int:
+        """Let another process of this user join the run.
 
         Args:
-            wait: Until it is away.
+            sock: A socket; the process gets the other end.
+            pidfd: The pidfd of the process; its containers end with it.
+            label: The name of the process in messages.
+
+        Returns:
+            The descriptor of the file with the last error messages of the run's processes. The
+            engine keeps ownership.
         """
-        client = self._client
-        if client is None or not client.ours or client.lost:
-            return
-        if not wait:
-            client.tell(op, **body)
-            return
-        with contextlib.suppress(RunLostError):
-            client.call(op, **body)
+        client = self._core.client
+        client.call(Adopt(socket=sock, pidfd=pidfd, label=label))
+        return client.errors_fd
 
     # ----------------------------------------------------------------- images
 
     @property
-    def images(self) -> Images:
+    def images(self) -> StoredImages:
         """The image store."""
-        with self._lock:
-            if self._images is None:
-                self._images = Images(
-                    self._home,
-                    self._inside,
-                    project=self._project,
-                    **self._moving,
-                )
-            return self._images
+        from pytest_containers.images.stored import StoredImages
 
-    def _inside(self) -> RunInside:
-        identity = "" if self._broker is not None else self._wanted["identity"]
-        return RunInside(lambda: self.client, identity)
+        return StoredImages(self._core.images)
 
-    def image(self, reference: str | Image) -> Image:
-        """The image of that name, ready to be started from.
+    def image(self, reference: str | contract.Image, *, pull: PullPolicy | None = None) -> Image:
+        """Return the image of that name, fetched if necessary.
+
+        Args:
+            reference: A name; an image is returned as it is.
+            pull: When to ask the registry; None is the setting of the engine.
 
         Raises:
             ImageNotFoundError, ImageError: See `Images.get`.
         """
-        if isinstance(reference, Image):
-            return reference
-        if not isinstance(reference, str):
-            raise SpecError(f"image {reference!r} is not a reference; write 'host:' or 'name:tag'")
-        return self.images.get(reference)
+        check("image()", pull=pull)
+        return self._core.image(reference, pull)
 
-    def make_ready(self, image: Image) -> str:
-        """Have the run attach the image's trees; returns the image's key there."""
-        key = image.id
-        if key not in self._ready_images:
-            # The run keeps the hold for as long as it lives: it uses the layers until then.
-            with self.images.hold(image) as hold:
-                self.client.call(
-                    "image",
-                    fds=[hold.fd],
-                    image={
-                        "key": key,
-                        "layers": [[os.fspath(layer.path), layer.owner] for layer in image.layers],
-                        "mounts": [[os.fspath(one.source), one.target] for one in image.mounts],
-                    },
-                )
-            self._ready_images.add(key)
-        return key
+    @property
+    def states(self) -> NativeStates:
+        """The states on this machine."""
+        from pytest_containers.engines.native.states import NativeStates
+
+        return NativeStates(self._core.images)
 
     def build(
         self,
@@ -233,77 +181,75 @@ class Engine:
         options: BuildOptions | None = None,
         display: BuildDisplay | None = None,
     ) -> Image:
-        """Build an image from a Dockerfile, as ``docker build``; what was built before is reused.
+        """Build an image from a Dockerfile, like ``docker build``, with cached steps.
 
         Args:
-            context: The directory whose files it may copy.
-            dockerfile: Relative to `context`; None is its ``Dockerfile``.
-            tags: Names that it gets in the store.
+            context: The build context, a directory.
+            dockerfile: The path of the Dockerfile relative to `context`; None is ``Dockerfile``.
+            tags: Names of the image in the store.
             options: Stage, arguments, secrets and more.
-            display: Shows how it goes.
+            display: A display of the steps.
 
         Raises:
-            BuildError: It cannot be built; `DockerfileError` tells the line.
-            ImageError: A base image cannot be had.
+            BuildError: The build failed; a `DockerfileError` has the line.
+            ImageError: A base image is not available.
         """
-        from pytest_containers.build.builder import build
-        from pytest_containers.build.options import BuildOptions, epoch_of
+        from pytest_containers.builder.builder import build
         from pytest_containers.engines.native.building import BuildRuntime
+        from pytest_containers.model.build import BuildOptions, epoch_of
 
+        check("build()", context=context, dockerfile=dockerfile, tags=tags, options=options)
         folder = Path(context)
         path = None if dockerfile is None else folder / dockerfile
         chosen = options or BuildOptions(epoch=epoch_of())
         return build(
-            self.images, BuildRuntime(self), folder, path, chosen, tags=tuple(tags),
+            self._core.images,
+            BuildRuntime(self._core),
+            folder,
+            path,
+            chosen,
+            tags=tuple(tags),
             display=display,
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------ networks, volumes
 
-    def create_network(self, parents: Sequence[Network] = ()) -> Network:
-        """A private network; its containers also reach those of `parents`, by name too."""
-        frame = self.client.call("network_create", parents=[parent.id for parent in parents])
-        return Network(self, frame.body["ok"])
+    def create_network(self, parents: Sequence[contract.Network] = ()) -> Network:
+        """Make a private network; its containers also reach those of `parents`, by name too."""
+        check("create_network()", parents=parents)
+        return self._core.create_network(parents)
 
-    def forget(self, network_id: str) -> None:
-        """A network was removed."""
-        if self._network is not None and self._network.id == network_id:
-            self._network = None
-
-    def default_network(self) -> Network:
-        """The engine's own network, for containers that name none."""
-        with self._lock:
-            if self._network is None:
-                self._network = self.create_network()
-            return self._network
+    def networks(self) -> list[Network]:
+        """Return the networks that were not removed."""
+        return list(self._core.networks.values())
 
     def create_volume(
         self,
         size_bytes: int | None = None,
         files: Sequence[tuple[bytes, int, int, int]] = (),
     ) -> Volume:
-        """A volume, in memory.
+        """Make a volume in memory.
 
         Args:
-            size_bytes: Its limit; None is half the machine's memory.
-            files: ``(contents, mode, uid, gid)`` of files that it begins with; they are called by
-                their numbers, from 0.
+            size_bytes: The size limit; None is half of the memory.
+            files: Initial files as ``(contents, mode, uid, gid)``; their names are numbers from 0.
         """
-        frame = self.client.call(
-            "volume_create", blob=b"".join(data for data, *_ in files), size_bytes=size_bytes,
-            files=[[len(data), *rest] for data, *rest in files],
-        )  # fmt: skip
-        return Volume(self, frame.body["ok"])
+        check("create_volume()", size_bytes=size_bytes, files=files)
+        return self._core.create_volume(size_bytes, files)
+
+    def volumes(self) -> list[Volume]:
+        """Return the volumes that were not removed."""
+        return list(self._core.volumes.values())
 
     # ------------------------------------------------------------- containers
 
     def run(
         self,
-        image: str | Image | ContainerSpec,
+        image: str | contract.Image | ContainerSpec,
         command: Sequence[str] | str | None = None,
         *,
         name: str | None = None,
-        network: Network | Literal[False] | None = None,
+        network: contract.Network | Literal[False] | None = None,
         wait_ready: bool = True,
         **options: Any,
     ) -> Container:
@@ -311,154 +257,212 @@ class Engine:
 
         Args:
             image: A reference, an image, or a whole `ContainerSpec`.
-            command: Replaces the image's command.
-            name: Its host name and how others find it; None numbers it.
-            network: None is the engine's own; False is none at all, as `ContainerSpec.network`.
-            wait_ready: Return once it is ready (`ContainerSpec.ready`), else once it is started.
-            **options: Fields of `ContainerSpec`; they replace those of a given spec.
+            command: Replaces the command of the image.
+            name: Its host name; None numbers it.
+            network: Its network; None is the default network of the engine, False is none.
+            wait_ready: Wait until it is ready (`ContainerSpec.ready`), else until it is started.
+            **options: Fields of `ContainerSpec`; they replace those of a spec.
 
         Raises:
-            SpecError: It was described in a way that can never start.
-            ImageError: There is no such image, or it cannot be used.
-            StartError: It could not be started; nothing of it is left.
-            ExitedError: It ended before it was ready.
-            NotReadyError: It was not ready in time.
+            SpecError: The description is not valid.
+            ImageError: The image does not exist or cannot be used.
+            StartError: The container could not be started; nothing of it is left.
+            ExitedError: The container ended before it was ready.
+            NotReadyError: The container was not ready in time.
         """
         if network is False:
             network, options = None, {**options, "network": False}
-        container = self.begin(spec_of(image, command, options), name=name, network=network)
-        container.started()
-        if wait_ready:
-            try:
-                container.wait_ready()
-            except BaseException:
-                container.remove()
-                raise
-        return container
+        self.start()  # starts in the background while the image is resolved
+        spec = spec_of(image, command, options)
+        return run_container(self._core, spec, name, network, wait_ready=wait_ready)
 
-    def begin(
+    def launch(
         self,
         spec: ContainerSpec,
         *,
         name: str | None = None,
-        network: Network | None = None,
-        poke: Mapping[str, Any] | None = None,
+        network: contract.Network | None = None,
+        warmup: Warmup | None = None,
         attach: Literal["", "output", "all"] = "",
     ) -> Container:
-        """Begin to start a container, as `run` does; `Container.started` tells how that went.
+        """Begin to start a container and return at once; `Container.started` waits for it.
 
         Args:
-            poke: ``text``, ``port``, ``data`` (base64): when the text is in its output, the run
-                says that on the port, as a program in the container would.
-            attach: ``"output"``: what it writes goes to `Container.streams` and into no log;
-                ``"all"``: it has a standard input there, too.
+            spec: The container.
+            name: Its host name; None numbers it.
+            network: Its network; None is the default network of the engine.
+            warmup: A request that the run sends as soon as the log shows a given text.
+            attach: ``"output"`` sends its output to `Container.streams` instead of the log;
+                ``"all"`` attaches standard input too.
 
         Raises:
             SpecError, ImageError: See `run`.
         """
-        self.start()  # gets ready while we look at the image
-        found = self.image(spec.image)
-        chosen = name or f"container-{next(self._names)}"
-        container = Container.start(
-            self, spec, found, chosen, network, numbered=name is None, poke=poke, attach=attach
+        check("launch()", spec=spec, name=name, network=network, attach=attach, warmup=warmup)
+        self.start()  # starts in the background while the image is resolved
+        request = (
+            None
+            if warmup is None
+            else WarmupRequest(text=warmup.text, port=warmup.port, data=warmup.data)
         )
-        self._containers.add(container)
-        return container
+        return Container._start(
+            self._core,
+            spec,
+            self._core.image(spec.image),
+            name,
+            network,
+            attach=attach,
+            warmup=request,
+        )
 
-    def shared(
-        self, key: str, spec: ContainerSpec, make: Callable[[], Container], *, name: str
-    ) -> Container:
-        """A container that all processes of the run share, and that ends with the run.
+    def run_oci(
+        self,
+        config: Mapping[str, Any] | str | os.PathLike[str],
+        rootfs: str | os.PathLike[str] | None = None,
+        *,
+        container_id: str | None = None,
+        start: bool = True,
+        attach: Literal["", "output", "all"] = "",
+    ) -> OciContainer:
+        """Create a container of an OCI bundle, and start its program.
 
-        One of them makes it, the others wait; a process that ends leaves it running.
+        Every property of the runtime specification (1.2, Linux) is applied or refused by its
+        name; ``docs/reference/oci-config.md`` has the table. No image, network, port or file of
+        the engine is added: the container has what the config says.
 
         Args:
-            key: What they call it.
-            spec: What it is made from.
-            make: Starts it, in a network of its own; called in one process.
-            name: Of the container.
+            config: A config, or the path of one or of the bundle's directory. Relative paths in a
+                config that was given as such are those of the working directory.
+            rootfs: A directory in the place of ``root.path``. What the container writes to it is
+                thrown away.
+            container_id: Its id; None numbers it.
+            start: False leaves it created: `OciContainer.start` starts its program.
+            attach: ``"output"``: its output goes to `OciContainer.streams` and into no log;
+                ``"all"``: its standard input is there, too.
 
         Raises:
-            ContainersError: What kept the one that made it from making it.
+            SpecError: The config is malformed or cannot be applied as it is; ``field`` names the
+                property.
+            UnsupportedError: It names a user, and this run has only root.
+            StartError: It could not be created or started; nothing of it is left.
         """
-        published = self.client.call("share_claim", key=key).body["ok"]
-        if published is None:
-            return self._published(key, make)
-        if "error" in published:
-            raise error_of(published["error"])
-        facts = published["ok"]
-        network = Network(self, facts["network"])
-        container = Container.described(self, spec, self.image(spec.image), name, network)
-        container.join(facts["container"])
-        return container
+        from pytest_containers.engines.native.oci import create_container
 
-    def _published(self, key: str, make: Callable[[], Container]) -> Container:
-        try:
-            container = make()
-        except Exception as error:
-            known = getattr(error, "data", {}).items()
-            data = {name: one for name, one in known if isinstance(one, str | int)}
-            fault = [type(error).__name__, str(error), data]
-            self.client.call("share_publish", key=key, error=fault)
-            raise
-        network = container.network
-        assert network is not None
-        self.client.call(
-            "share_publish", key=key, container=container.id, network=network.id,
-            result={"container": container.shared_facts, "network": network.id},
+        check(
+            "run_oci()", config=config, rootfs=rootfs, container_id=container_id, start=start,
+            attach=attach,
         )  # fmt: skip
+        self.start()  # starts in the background while the config is read
+        container = create_container(self._core, config, rootfs, container_id, attach)
+        if start:
+            try:
+                container.start()
+            except BaseException:
+                container.delete(force=True)
+                raise
         return container
 
-    def on_host_network(self) -> Engine:
-        """An engine like this one whose containers are in the host's network namespace.
+    def containers(self) -> list[Container]:
+        """Return the containers that were not removed, in the order of their starts."""
+        return cast("list[Container]", list(self._core.containers))
 
-        It has a run of its own, which is started when it is first needed and ends with this
-        engine's.
+    def container(self, id_or_name: str) -> Container:
+        """Return one of `containers` by its id, or by a name that no other container has.
+
+        Raises:
+            NotRunningError: No container has the id or name.
+            SpecError: Several containers have the name.
         """
-        with self._lock:
-            if self._on_host is None:
-                self._on_host = Engine(
-                    home=self._home, project=self._project, **self._wanted, network="host",
-                    **self._moving,
-                )  # fmt: skip
-            return self._on_host
+        check("container()", id_or_name=id_or_name)
+        from pytest_containers.engines.lookup import by_id_or_name
+
+        return by_id_or_name(self.containers(), id_or_name)
+
+    def events(self, timeout_s: float | None = None) -> Iterator[Event]:
+        """Iterate over the events of all containers from this call on.
+
+        Args:
+            timeout_s: The length of the iteration; None iterates until `close`.
+        """
+        check("events()", timeout_s=timeout_s)
+        return self._core.events.listen(timeout_s)
+
+    def begin_shared(
+        self,
+        key: str,
+        spec: ContainerSpec,
+        launch: Callable[[], Container],
+        await_ready: Callable[[Container], None],
+        *,
+        name: str,
+    ) -> Callable[[], Container]:
+        """Begin to start a container that all processes of the run share, until the run ends.
+
+        One process starts it and the others wait. It outlives the process that started it.
+
+        Args:
+            key: The name under which the processes share it.
+            spec: The container.
+            launch: Launches it in a new network; called in one process only.
+            await_ready: Waits until what was launched is ready, or removes it and raises.
+            name: Its host name.
+
+        Returns:
+            A function that waits until it is ready and returns it.
+
+        Raises:
+            ContainersError: The error of the process that could not start it.
+        """
+        return shares.begin(self._core, key, spec, launch, await_ready, name)
+
+    def keep(
+        self, container: contract.Container, *, test: str, limits: KeepLimits, stay: bool = True
+    ) -> None:
+        """Keep a container when this process ends; see the contract.
+
+        Args:
+            container: One of this engine; the engine owns it no longer.
+            test: The node id of its test.
+            limits: How many containers are kept, and how long; the first call decides.
+            stay: False only shows the container to other processes.
+        """
+        from pytest_containers.engines.native.kept import keep
+
+        own = cast("Container", container)
+        keep(self._core, self._core.home, own, test, limits, stay=stay)
+        if stay:
+            own._hand_over()
+
+    def lead(self, sock: int | None, label: str, *, port: int = 0) -> NativeLead:
+        """Forward connections of a bound socket, or of a port of 127.0.0.1, to containers.
+
+        Args:
+            sock: The descriptor of the socket; the caller keeps ownership. None binds one.
+            label: The name of the socket in messages.
+            port: The port to bind without a socket, when the first container is led to.
+        """
+        from pytest_containers.engines.native.lead import NativeLead
+
+        return NativeLead(self._core, sock, label, port)
+
+    def give_back(self, folder: str | os.PathLike[str]) -> None:
+        """Make the caller the owner of what users of containers have left below a directory.
+
+        Only what is in directories that containers of this engine could write to, and that none
+        uses now. Does nothing where every such file is the caller's already, or he is root.
+
+        Args:
+            folder: A directory of the host.
+        """
+        require("give_back()", "folder", folder, PATH)
+        self._core.give_back(Path(folder))
 
     def close(self) -> None:
-        """End the run and with it every container; idempotent."""
-        with self._lock:
-            client, self._client = self._client, None
-            self._closed = True
-            if self._on_host is not None:
-                self._on_host.close()
-        if client is not None:
-            client.close()
+        """End the run and all containers; idempotent."""
+        self._core.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _close_at_exit(engine: weakref.ref[Engine]) -> None:
-    found = engine()
-    if found is not None and found._pid == os.getpid():
-        found.close()
-
-
-def spec_of(
-    image: str | Image | ContainerSpec,
-    command: Sequence[str] | str | None,
-    options: Mapping[str, Any],
-) -> ContainerSpec:
-    for name in options:
-        if name not in _FIELDS:
-            raise SpecError(
-                f"{name!r} is not an option of a container; there are {', '.join(sorted(_FIELDS))}"
-            )
-    if isinstance(image, ContainerSpec):
-        changes = dict(options)
-        if command is not None:
-            changes["command"] = command
-        return dataclasses.replace(image, **changes) if changes else image
-    return ContainerSpec(image, command, **options)

@@ -1,22 +1,36 @@
-"""`Container.exec`: the caller's end of the streams."""
+"""`Container.exec`: the streams of the program on the side of the caller."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.native.config import text_of
-from pytest_containers.engines.protocol import ExecResult
-from pytest_containers.errors import ExecError, SpecError, WaitTimeoutError, hide_frames
-from pytest_containers.runtime.client import Client
+from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.results import ExecResult
+from pytest_containers.runtime.wire.operations.containers import (
+    Exec,
+    ExecStarted,
+    ExitCode,
+    SignalExec,
+)
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.wire.client import Client
 
 __tracebackhide__ = hide_frames
 
 _SIGKILL = 9
+_CHUNK_BYTES, _MAX_PIPE_BYTES = 1 << 16, 1 << 20
+_LATE_S = 0.1
+"""Time to wait for the output of background processes after the end of the program."""
+_OF_ONE_PROGRAM = ("args", "env", "terminal")
+"""Fields of a process object that another program does not inherit."""
 
 
 def run(
@@ -24,9 +38,11 @@ def run(
     container_id: str,
     name: str,
     process: Mapping[str, Any],
+    encoded: dict[tuple[str, bool], bytes],
     command: Sequence[str] | str,
     *,
     user: str | None,
+    groups: Sequence[str],
     workdir: str | None,
     env: Mapping[str, str] | None,
     input: str | bytes | None,
@@ -35,72 +51,66 @@ def run(
     tty: bool,
     timeout_s: float | None,
 ) -> ExecResult:
-    """See `Container.exec`.
+    """Run a program in a container; see `Container.exec`.
 
     Args:
-        process: The OCI process object of the container, which this one follows.
+        process: The OCI process object of the container, with the defaults.
+        encoded: Keeps the process objects of the container's programs as they are sent, by name
+            and `tty`, for those without `workdir` and `env`.
     """
     args = shlex.split(command) if isinstance(command, str) else list(command)
     if not args:
         raise SpecError(f"exec in container {name!r}: the command is empty")
     for word in args:
         if not isinstance(word, str):
-            raise SpecError(f"exec in container {name!r}: {word!r} is not text; every word must be")
-    blob = _process(process, args[:1], workdir, env, tty)
+            raise SpecError(
+                f"exec in container {name!r}: {word!r} is not a string; all words must be"
+            )
+    plain = workdir is None and not env
+    blob = encoded.get((args[0], tty)) if plain else None
+    if blob is None:
+        blob = process_of(process, args[:1], workdir, env, tty)
+        if plain:
+            encoded[args[0], tty] = blob
     data = input.encode() if isinstance(input, str) else input
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     request = client.start(
-        "exec", container=container_id, user=user, groups=[], args=args,
-        stdin=data is not None and not tty, blob=blob,
+        Exec(
+            container=container_id,
+            user=user,
+            groups=groups,
+            args=args,
+            stdin=data is not None and not tty,
+            process=blob,
+        )
+    )
+    started = client.receive(request, last=False)
+    with Conversation(started, data, tty=tty) as conversation:
+        in_time = conversation.copy_until(lambda: conversation.program_ended, deadline)
+        if not in_time:
+            client.call(SignalExec(request=request.id, signum=_SIGKILL))
+        code = client.receive_last(request, ExitCode).code
+        conversation.drain()
+        conversation.copy_until(lambda: conversation.streams_ended, time.monotonic() + _LATE_S)
+    from pytest_containers.engines.exec_results import exec_result
+
+    return exec_result(
+        args, code, conversation.outputs, name, check=check, text=text,
+        late_s=None if in_time else timeout_s,
     )  # fmt: skip
-    frame = client.receive(request, last=False)
-    fds = frame.fds
-    if tty:
-        outputs, timed_out = _terminal(fds[0], data, deadline)
-    elif data is None:
-        outputs, timed_out = communicate(-1, b"", fds, deadline)
-    else:
-        outputs, timed_out = communicate(fds[0], data, fds[1:], deadline)
-    code = None
-    if not timed_out:
-        left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
-        code = _wait(client, request, left)
-    if code is None:
-        client.call("exec_signal", exec=request.id, signum=_SIGKILL)
-        client.receive(request)
-        raise WaitTimeoutError(
-            f"exec {shlex.join(args)} in container {name!r}: it did not end within "
-            f"{timeout_s} s and was killed",
-            timeout_s=timeout_s, stdout=outputs[0], stderr=outputs[1],
-        )  # fmt: skip
-    shown = [output.decode(errors="replace") if text else output for output in outputs]
-    result = ExecResult(args, code, *shown)
-    if check and code:
-        raise _failed(result, name, outputs)
-    return result
 
 
-def _wait(client: Client, request: Any, left: float | None) -> int | None:
-    """The exit code, or None when the time is up; the request stays."""
-    if left is None:
-        return int(client.receive(request).body["ok"])
-    if not client.poll(request, left):
-        return None
-    return int(client.receive(request).body["ok"])
-
-
-def _process(
+def process_of(
     process: Mapping[str, Any],
     args: Sequence[str],
     workdir: str | None,
     env: Mapping[str, str] | None,
     tty: bool,
 ) -> bytes:
-    own = {key: process[key] for key in ("capabilities", "noNewPrivileges", "rlimits", "cwd")
-           if key in process}  # fmt: skip
-    variables = dict(item.split("=", 1) for item in process["env"])
-    variables.update(env or {})
-    own |= {"args": list(args), "env": [f"{key}={value}" for key, value in variables.items()]}
+    """Return the OCI process object of a program in a container with the object `process`."""
+    own = {key: value for key, value in process.items() if key not in _OF_ONE_PROGRAM}
+    changes = [f"{key}={value}" for key, value in (env or {}).items()]  # the last one counts
+    own |= {"args": list(args), "env": [*(process.get("env") or ()), *changes]}
     if workdir is not None:
         own["cwd"] = workdir
     if tty:
@@ -108,88 +118,119 @@ def _process(
     return text_of(own)
 
 
-def communicate(
-    stdin: int, data: bytes, readers: Sequence[int], deadline: float | None
-) -> tuple[list[bytes], bool]:
-    """Write `data`, read everything; closes all descriptors.
+class Conversation:
+    """The ends of the streams of a program in this process; a context manager that closes them.
 
-    Returns:
-        What was read, and whether the time was up first.
+    Args:
+        started: The answer to the start; its descriptors change owner.
+        data: The standard input of the program.
+        tty: True if the streams are a terminal.
+
+    Attributes:
+        program_ended: True after the end of the program, even if its streams are still open.
     """
-    poll = select.poll()
-    collected = {fd: bytearray() for fd in readers}
-    waiting = set(readers)
-    view = memoryview(data)
-    for fd in readers:
-        poll.register(fd, select.POLLIN)
-    if stdin >= 0:
-        os.set_blocking(stdin, False)
-        poll.register(stdin, select.POLLOUT)
-    try:
-        while waiting:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return [bytes(collected[fd]) for fd in readers], True
-            for fd, _ in poll.poll(None if left is None else left * 1000):
-                if fd == stdin:
-                    view = _feed(stdin, view)
-                    if not view:
-                        poll.unregister(stdin)
-                        os.close(stdin)
-                        stdin = -1
-                    continue
-                chunk = os.read(fd, 1 << 16)
-                collected[fd] += chunk
-                if not chunk:
-                    poll.unregister(fd)
-                    waiting.discard(fd)
-    finally:
-        for fd in (stdin, *readers):
-            if fd >= 0:
-                os.close(fd)
-    return [bytes(collected[fd]) for fd in readers], False
 
+    def __init__(self, started: ExecStarted, data: bytes | None, *, tty: bool) -> None:
+        self._ended_fd = started.ended
+        self._stdin = started.streams[0] if tty or data is not None else -1
+        self._data = memoryview(data or b"")
+        readers = started.streams if tty or data is None else started.streams[1:]
+        self._collected = {fd: bytearray() for fd in readers}
+        self._open = set(readers)
+        self._poll = select.poll()
+        self.program_ended: bool = False
 
-def _feed(stdin: int, view: memoryview) -> memoryview:
-    """Write a part; what is left, nothing when the program does not read any more."""
-    try:
-        return view[os.write(stdin, view[: 1 << 16]) :]
-    except BlockingIOError:
-        return view
-    except BrokenPipeError:
-        return view[:0]
+    @property
+    def streams_ended(self) -> bool:
+        """True if no process has the output open any more."""
+        return not self._open
 
+    @property
+    def outputs(self) -> list[bytes]:
+        """Standard output and standard error so far."""
+        collected = [bytes(output) for output in self._collected.values()]
+        return [*collected, b""][:2]
 
-def _terminal(fd: int, data: bytes | None, deadline: float | None) -> tuple[list[bytes], bool]:
-    """Talk through a terminal until its program is gone (EIO)."""
-    collected = bytearray()
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    try:
-        if data:
-            os.write(fd, data)
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return [bytes(collected), b""], True
-            if not poll.poll(None if left is None else left * 1000):
-                continue
-            try:
-                chunk = os.read(fd, 1 << 16)
-            except OSError:
-                chunk = b""
-            if not chunk:
-                return [bytes(collected), b""], False
-            collected += chunk
-    finally:
+    def copy_until(self, over: Callable[[], bool], deadline: float | None) -> bool:
+        """Copy in both directions; return False if the deadline passed first."""
+        while not over():
+            left_ms = None if deadline is None else (deadline - time.monotonic()) * 1000
+            if left_ms is not None and left_ms <= 0:
+                return False
+            for fd, events in self._poll.poll(left_ms):
+                self._serve(fd, events)
+        return True
+
+    def drain(self) -> None:
+        """Read all output that is in the pipes after the end of the program."""
+        for fd in tuple(self._open):
+            os.set_blocking(fd, False)
+            for _ in range(
+                _MAX_PIPE_BYTES // _CHUNK_BYTES
+            ):  # background processes may write forever
+                if not self._read(fd):
+                    break
+
+    def _serve(self, fd: int, events: int) -> None:
+        if fd == self._ended_fd:
+            self._poll.unregister(fd)
+            self.program_ended = True
+            return
+        if fd in self._open and events & ~select.POLLOUT:
+            self._read(fd)
+        if fd == self._stdin and events & ~select.POLLIN:
+            self._feed()
+
+    def _read(self, fd: int) -> bool:
+        """Read a part of the output; return False if there is none."""
+        try:
+            chunk = os.read(fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EIO:  # no program has the terminal open any more
+                raise
+            chunk = b""
+        self._collected[fd] += chunk
+        if not chunk:
+            self._open.discard(fd)
+            self._close(fd)
+        return bool(chunk)
+
+    def _feed(self) -> None:
+        try:
+            self._data = self._data[os.write(self._stdin, self._data[:_CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self._data = self._data[:0]  # the program has stopped reading
+        if not self._data:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        if self._stdin in self._open:  # a terminal, whose output continues
+            self._poll.modify(self._stdin, select.POLLIN)
+            self._stdin = -1
+        else:
+            self._close(self._stdin)
+
+    def _close(self, fd: int) -> None:
+        self._poll.unregister(fd)
         os.close(fd)
+        if fd == self._stdin:
+            self._stdin = -1
 
+    def __enter__(self) -> Conversation:
+        events = dict.fromkeys((self._ended_fd, *self._open), select.POLLIN)
+        if self._stdin >= 0:
+            os.set_blocking(self._stdin, False)
+            events[self._stdin] = events.get(self._stdin, 0) | select.POLLOUT
+        for fd, event in events.items():
+            self._poll.register(fd, event)
+        return self
 
-def _failed(result: ExecResult, name: str, outputs: Sequence[bytes]) -> ExecError:
-    said = (outputs[1] or outputs[0]).decode(errors="replace").strip().splitlines()
-    return ExecError(
-        f"exec {shlex.join(result.args)} in container {name!r}: it ended with exit code "
-        f"{result.returncode}" + (f": {said[-1]}" if said else ""),
-        args_=list(result.args), returncode=result.returncode, stdout=result.stdout,
-        stderr=result.stderr,
-    )  # fmt: skip
+    def __exit__(self, *exc: object) -> None:
+        for fd in {self._ended_fd, self._stdin, *self._open} - {-1}:
+            os.close(fd)

@@ -1,49 +1,48 @@
-"""`images.Inside` by way of the run's launcher."""
+"""The implementation of `images.Inside` through the launcher of the run."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_containers.errors import ContainersError, ImageError
-from pytest_containers.runtime.client import Client
+from pytest_containers.engines.native.jobs import call_job
+from pytest_containers.model.errors import ImageError
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.wire.client import Client
+    from pytest_containers.runtime.wire.operations.job import Job
 
 
 class RunInside:
-    """Runs functions as root of the run's user namespace.
+    """A caller of functions that run as root of the user namespace of the run.
 
     Args:
-        client: Gives the connection; called when it is first needed.
-        identity: How a run of this process chooses its own (`Engine`); empty if it is not asked,
-            since the run is another's.
+        client: Returns the connection; called on first use.
+        identity: The `identity` of `Engine`; empty for the run of another process.
+        home: The image store.
     """
 
-    def __init__(self, client: Callable[[], Client], identity: str) -> None:
+    def __init__(self, client: Callable[[], Client], identity: str, home: str) -> None:
         self._client = client
         self._identity = identity
+        self._home = home
 
     @functools.cached_property
     def id_map_class(self) -> str:
-        """See `images.Inside`. A run would choose the same and is not started to be asked."""
+        """The class of id maps; see `images.Inside`. The run is asked only if it may differ."""
         if self._identity and sys.platform == "linux":
-            from pytest_containers.runtime.launcher.identity import choose
+            from pytest_containers.runtime.identity import choose, is_certain
 
-            return choose(self._identity).id_map_class
-        name: str = self._client().facts["id_map_class"]
+            identity = choose(self._identity, self._home)
+            if is_certain(identity):
+                return identity.id_map_class
+        name: str = self._client().facts.id_map_class
         return name
 
-    def call(self, function: str, args: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
-        """See `images.Inside`."""
-        search_path = [path for path in sys.path if path]
-        try:
-            frame = self._client().call(
-                "job", function=function, args=dict(args), search_path=search_path, fds=fds
-            )
-        except ImageError:
-            raise
-        except ContainersError as error:
-            raise ImageError(error.message, **error.data) from error
-        result: dict[str, Any] = frame.body["ok"]
-        return result
+    def call(
+        self, job: Job[Any, Any], args: Mapping[str, Any], fds: Sequence[int]
+    ) -> dict[str, Any]:
+        """Run a job; see `images.Inside`."""
+        return call_job(self._client(), job, args, fds, kind=ImageError)

@@ -1,26 +1,21 @@
-"""A container's files as an image: the writable layer, packed or frozen while nothing moves."""
+"""Images from the files of a container, which is paused while its writable layer is copied."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_containers.errors import (
-    ContainersError,
-    ImageError,
-    NotRunningError,
-    RunLostError,
-    hide_frames,
-)
-from pytest_containers.images.image import Image
-from pytest_containers.images.layers import FREEZE, PACK
+from pytest_containers.engines.native.jobs import call_job
+from pytest_containers.images.jobs import FREEZE, PACK
+from pytest_containers.model.errors import ImageError, NotRunningError, hide_frames
 
 if TYPE_CHECKING:
-    from pytest_containers.engines.native.container import Container
-    from pytest_containers.engines.native.engine import Engine
+    from pytest_containers.engines.native.core import Core
+    from pytest_containers.images.image import Image
+    from pytest_containers.model.engine import Container
+    from pytest_containers.runtime.wire.operations.job import Job
 
 __tracebackhide__ = hide_frames
 
@@ -28,79 +23,88 @@ _log = logging.getLogger(__name__)
 
 
 def commit(
-    engine: Engine, container: Container, name: str, *, changes: Mapping[str, Any] | None,
-    message: str, author: str,
-) -> Image:  # fmt: skip
-    """See `Container.commit`."""
+    core: Core,
+    container: Container,
+    image: Image,
+    name: str,
+    *,
+    changes: Mapping[str, Any] | None,
+    message: str,
+    author: str,
+) -> Image:
+    """Make an image with a name; see `Container.commit`."""
+    from pytest_containers.images import derived
+
+    if image.mounts:
+
+        def copy(parent: int) -> dict[str, Any]:
+            return freeze(core, container, parent)
+
+        with _paused(container):
+            return derived.freeze_as(core.images, image, copy, name, changes=changes)
 
     def pack(pipe: int) -> None:
-        _on_upper(engine, container, PACK, {"without": []}, [pipe])
+        _on_upper(core, container, PACK, {"without": []}, [pipe])
 
     with _paused(container):
-        return engine.images.commit(
-            container.image, pack, name, changes=changes, message=message, author=author
+        return derived.commit(
+            core.images, image, pack, name, changes=changes, message=message, author=author
         )
 
 
-def snapshot(engine: Engine, container: Container, name: str | None) -> Image:
-    """See `Container.snapshot`."""
-    if name is not None and not container.image.mounts:
-        return container.commit(name, message="snapshot")
-    images = engine.images
+def snapshot(core: Core, container: Container, image: Image, name: str | None) -> Image:
+    """Make an image for more containers; see `Container.snapshot`."""
+    from pytest_containers.images import derived
+
+    if name is not None and not image.mounts:
+        return commit(core, container, image, name, changes=None, message="snapshot", author="")
 
     def copy(parent: int) -> dict[str, Any]:
-        return freeze(engine, container, parent)
+        return freeze(core, container, parent)
 
     with _paused(container) as running:
         if running:
             _log.info(
-                "snapshot of container %s while it runs: what starts from it recovers as after "
-                "a crash", container.name,
-            )  # fmt: skip
+                "snapshot of container %s while it runs: servers recover from it as from a crash",
+                container.name,
+            )
         if name is not None:
-            return images.freeze_as(container.image, copy, name)
-        with images.store.among_others():
-            image = images.freeze(container.image, copy)
-            engine.make_ready(image)
-        return image
+            return derived.freeze_as(core.images, image, copy, name)
+        with core.images.library.store.among_others():
+            frozen = derived.freeze(core.images, image, copy)
+            core.make_ready(frozen)
+        return frozen
 
 
-def freeze(engine: Engine, container: Container, parent: int) -> dict[str, Any]:
-    """See `Container.freeze`."""
-    return _on_upper(engine, container, FREEZE, {}, [parent])
+def freeze(core: Core, container: Container, parent: int) -> dict[str, Any]:
+    """Copy the writable layer; see `Container.freeze`."""
+    return _on_upper(core, container, FREEZE, {}, [parent])
 
 
 @contextlib.contextmanager
 def _paused(container: Container) -> Iterator[bool]:
-    """Its processes stand still meanwhile; tells whether there are any."""
+    """Pause a container while the body runs; yield False if it has ended."""
     running = container.status == "running"
     if running:
         try:
             container.pause()
-        except NotRunningError:  # it has ended this moment
+        except NotRunningError:  # it has just ended
             running = False
     try:
         yield running
     finally:
         if running:
-            container.unpause()
+            with contextlib.suppress(NotRunningError):  # it was killed meanwhile
+                container.unpause()
 
 
 def _on_upper(
-    engine: Engine, container: Container, function: str, args: dict[str, Any], fds: Sequence[int]
+    core: Core, container: Container, job: Job[Any, Any], args: dict[str, Any], fds: Sequence[int]
 ) -> dict[str, Any]:
-    """Run a job on its writable layer."""
+    """Run a job on the writable layer of a container."""
     if container.status == "removed":
         raise NotRunningError(f"container {container.name!r} was removed")
-    search_path = [path for path in sys.path if path]
-    try:
-        frame = engine.client.call(
-            "job", function=function, args=args, upper_of=container.id, search_path=search_path,
-            fds=fds,
-        )  # fmt: skip
-    except (ImageError, NotRunningError, RunLostError):
-        raise
-    except ContainersError as error:
-        raise ImageError(error.message, **error.data) from error
-    result: dict[str, Any] = frame.body["ok"]
+    result: dict[str, Any] = call_job(
+        core.client, job, args, fds, upper_of=container.id, kind=ImageError
+    )
     return result

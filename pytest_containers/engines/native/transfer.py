@@ -1,136 +1,145 @@
-"""Copies between host and container: this process's end of the tar streams.
+"""Copies between host and container: the end of the tar streams in this process.
 
-The other end is a job in the run's user namespace (`runtime.inside.archive`), which can read and
-write what belongs to any user of the container. Here, everything is the caller's.
+The other end is a job in the user namespace of the run (`runtime.jobs.copies`), which can access
+the files of all users of the container. On this end, all files belong to the caller.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import sys
 import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from pytest_containers.errors import ContainersError, hide_frames
-from pytest_containers.runtime.client import Client
+from pytest_containers.engines.native.jobs import call_job
+from pytest_containers.model.errors import ContainersError, WaitTimeoutError, hide_frames
+from pytest_containers.model.threads import starting_threads
+from pytest_containers.runtime.copying.packer import pack_tree
+from pytest_containers.runtime.copying.receive import CopyWriter, sentence_of, write_copy
+from pytest_containers.runtime.copying.tar import TarError
+from pytest_containers.runtime.jobs import (
+    PACK_TREE,
+    UNPACK_TREE,
+    Nothing,
+    PackTree,
+    UnpackTree,
+)
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.wire.client import Client
+    from pytest_containers.runtime.wire.operations.job import Job
 
 __tracebackhide__ = hide_frames
 
-_MODULE = "pytest_containers.runtime.inside.archive"
+_A = TypeVar("_A")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def copy_in(client: Client, container_id: str, name: str, source: Path, target: str) -> None:
-    """See `Container.copy_in`."""
+    """Copy from the host into a container; see `Container.copy_in`."""
     doing = f"copy of {source} to {target} in container {name!r}"
     if not os.path.lexists(source):
         raise ContainersError(f"{doing}: {source} does not exist", path=str(source))
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    failures: list[BaseException] = []
 
     def pack() -> None:
-        with (
-            open(writer, "wb") as file,
-            tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            tar.add(source, arcname=".")
+        with open(writer, "wb") as file:
+            # A link is copied as a link.
+            top = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                pack_tree(top, file)
+            finally:
+                os.close(top)
 
-    thread = _in_thread(pack, failures)
-    try:
-        args = {"path": target, "name": source.resolve().name}
-        _job(client, container_id, "unpack", args, reader, doing)
-    finally:
-        os.close(reader)
-        thread.join()
-    _raise(failures, doing)
+    packing = _CopyThread(pack)
+    args = UnpackTree(path=target, name=source.resolve().name)
+    unpacking = _failure_of(client, container_id, UNPACK_TREE, args, reader, doing)
+    _raise_first(doing, packing.failure(), unpacking)
 
 
 def copy_out(client: Client, container_id: str, name: str, source: str, target: Path) -> None:
-    """See `Container.copy_out`."""
+    """Copy from a container to the host; see `Container.copy_out`."""
     doing = f"copy of {source} in container {name!r} to {target}"
-    into = target.is_dir()
-    goal = target / Path(source).name if into else target
+    goal = target / Path(source).name if target.is_dir() else target
     if not goal.parent.is_dir():
         raise ContainersError(f"{doing}: {goal.parent} is not a directory", path=str(goal.parent))
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    failures: list[BaseException] = []
 
     def unpack() -> None:
-        with open(reader, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                _extract(tar, member, goal)
-            # A tar ends before its padding does, and the other side still writes that.
-            while file.read(1 << 16):
-                pass
-
-    thread = _in_thread(unpack, failures)
-    try:
-        _job(client, container_id, "pack", {"path": source}, writer, doing)
-    finally:
-        os.close(writer)
-        thread.join()
-    _raise(failures, doing)
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, goal: Path) -> None:
-    """Make one member below `goal`. The names come from a container: they are not trusted."""
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    path = goal.joinpath(*parts)
-    if ".." in parts or any(parent.is_symlink() for parent in _between(goal, path)):
-        raise ContainersError(f"{member.name!r} leads out of the copy")
-    if member.isdir():
-        if path.is_symlink() or not path.is_dir():
-            path.mkdir()
-        path.chmod(member.mode & 0o777 | 0o700)
-        return
-    if path.is_symlink() or path.exists():
-        path.unlink()
-    if member.issym():
-        path.symlink_to(member.linkname)
-    elif member.islnk():
-        linked = [part for part in member.linkname.split("/") if part not in ("", ".", "..")]
-        path.hardlink_to(goal.joinpath(*linked))
-    elif member.isreg():
-        source = tar.extractfile(member)
-        assert source is not None
-        with open(path, "xb") as file:
-            while data := source.read(1 << 20):
-                file.write(data)
-        path.chmod(member.mode & 0o777)
-        os.utime(path, (member.mtime, member.mtime))
-
-
-def _between(goal: Path, path: Path) -> list[Path]:
-    """Directories from `goal` down to the one that holds `path`."""
-    return [parent for parent in path.parents if parent == goal or goal in parent.parents]
-
-
-def _in_thread(work: Callable[[], None], failures: list[BaseException]) -> threading.Thread:
-    def run() -> None:
+        folder = os.open(goal.parent, _FOLDER)
         try:
-            work()
-        except (OSError, tarfile.TarError, ContainersError) as error:
-            failures.append(error)
+            # No set-id bits from a container, and directories that their owner can remove.
+            copy = CopyWriter(
+                folder, name="the copy", top=goal.name, mode_mask=0o777, directory_mode=0o700
+            )
+            write_copy(reader, copy)
+        finally:
+            os.close(folder)
+            os.close(reader)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
+    unpacking = _CopyThread(unpack)
+    args = PackTree(path=source)
+    packing = _failure_of(client, container_id, PACK_TREE, args, writer, doing)
+    _raise_first(doing, packing, unpacking.failure())
 
 
-def _job(
-    client: Client, container_id: str, function: str, args: dict[str, str], fd: int, doing: str
-) -> None:
-    search_path = [path for path in sys.path if path]
+class _CopyThread:
+    """A thread for this process's end of a copy."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        with starting_threads():
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - raised by the caller
+            self._failure = error
+
+    def failure(self) -> Exception | None:
+        """Wait for its end, and return why it failed."""
+        self._thread.join()
+        return self._failure
+
+
+def _failure_of(
+    client: Client, container_id: str, job: Job[_A, Nothing], args: _A, fd: int, doing: str
+) -> ContainersError | None:
+    """Run the other end of a copy, and return why it failed.
+
+    Args:
+        fd: Its end of the pipe, which is taken over: this end has to see when it is closed.
+    """
     try:
-        client.call(
-            "job", function=f"{_MODULE}:{function}", args=args, container=container_id,
-            search_path=search_path, fds=[fd],
-        )  # fmt: skip
+        call_job(client, job, args, [fd], root_of=container_id, doing=doing)
+    except WaitTimeoutError:  # of a stopped process: the other end of the pipe does not hear of it
+        raise
     except ContainersError as error:
-        raise ContainersError(f"{doing}: {error.message}", **error.data) from None
+        return error
+    finally:
+        os.close(fd)
+    return None
 
 
-def _raise(failures: list[BaseException], doing: str) -> None:
-    if failures and not isinstance(failures[0], BrokenPipeError):
-        raise ContainersError(f"{doing}: {failures[0]}") from failures[0]
+def _raise_first(doing: str, packing: Exception | None, unpacking: Exception | None) -> None:
+    """Raise what went wrong first: the other end only sees that the stream broke off."""
+    error = unpacking if packing is None or _is_broken_pipe(packing) else packing
+    error = error or packing
+    if error is None:
+        return
+    if isinstance(error, ContainersError) and error.message.startswith(doing):
+        raise error
+    if isinstance(error, OSError | tarfile.TarError | TarError | ContainersError):
+        words = sentence_of(error) if isinstance(error, OSError) else str(error)
+        raise ContainersError(f"{doing}: {words}") from error
+    raise error
+
+
+def _is_broken_pipe(error: Exception) -> bool:
+    return isinstance(error, BrokenPipeError) or getattr(error, "errno", None) == errno.EPIPE

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from pytest_containers.errors import RegistryError, hide_frames
 from pytest_containers.images.registry.credentials import Credential
+from pytest_containers.model.errors import RegistryError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -29,31 +29,31 @@ _scheme = re.compile(rf"\s*,*\s*({_TOKEN})(?:\s+|\s*(?=,)|\s*\Z)")
 
 
 class Challenge(NamedTuple):
-    """One of a WWW-Authenticate header: a scheme in lower case, and its parameters."""
+    """A challenge of a WWW-Authenticate header: a scheme in lower case, and its parameters."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def parse_challenges(values: Sequence[str]) -> list[Challenge]:
-    """All challenges of an answer, in order; what is not understood ends a header's list."""
-    found: list[Challenge] = []
-    for text in values:
-        at = 0
-        while match := _scheme.match(text, at):
-            at = match.end()
+    """Parse all challenges of a response, in order; unknown syntax ends a header's list."""
+    challenges: list[Challenge] = []
+    for header in values:
+        position = 0
+        while match := _scheme.match(header, position):
+            position = match.end()
             parameters: dict[str, str] = {}
-            while parameter := _parameter.match(text, at):
+            while parameter := _parameter.match(header, position):
                 name, quoted, plain = parameter.groups()
                 value = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
                 parameters.setdefault(name.lower(), value)
-                at = parameter.end()
-            found.append(Challenge(match[1].lower(), parameters))
-    return found
+                position = parameter.end()
+            challenges.append(Challenge(match[1].lower(), parameters))
+    return challenges
 
 
 class Fetch(Protocol):
-    """Sends a request to a realm; answers status and body."""
+    """A function that sends a request to a realm and returns status and body."""
 
     def __call__(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None
@@ -90,14 +90,14 @@ class Authenticator:
         self._known: dict[str, Credential | None] = {}
 
     def credential(self, repository: str) -> Credential | None:
-        """The credential for a repository; looked up once."""
+        """Look up the credential for a repository, once."""
         with self._lock:
             if repository not in self._known:
                 self._known[repository] = self._credential(repository)
             return self._known[repository]
 
     def header(self, repository: str, scopes: Sequence[str]) -> str | None:
-        """What is known to be wanted, before anybody asks."""
+        """Return the Authorization header that is known to be needed, without a challenge."""
         with self._lock:
             if repository in self._basic:
                 credential = self.credential(repository)
@@ -108,7 +108,7 @@ class Authenticator:
     def answer(
         self, repository: str, scopes: Sequence[str], challenges: Sequence[Challenge]
     ) -> str | None:
-        """An Authorization header for a 401, or None when there is nothing to offer.
+        """Return an Authorization header for a 401, or None when there is nothing to offer.
 
         Raises:
             RegistryError: The realm refused, or is not to be trusted.
@@ -128,7 +128,7 @@ class Authenticator:
     def _token(
         self, credential: Credential | None, scopes: Sequence[str], asked: Mapping[str, str]
     ) -> str:
-        wanted = list(dict.fromkeys([*scopes, *asked.get("scope", "").split()]))
+        requested_scopes = list(dict.fromkeys([*scopes, *asked.get("scope", "").split()]))
         realm = asked["realm"]
         if urlsplit(realm).scheme not in ("http", "https"):
             raise self._error(f"its token realm {realm!r} is not an address")
@@ -137,15 +137,15 @@ class Authenticator:
             raise self._error(
                 f"its token realm {realm} is not encrypted, and a password will not be sent there"
             )
-        status, body = self._ask(credential, realm, asked.get("service", ""), wanted)
+        status, body = self._ask(credential, realm, asked.get("service", ""), requested_scopes)
         if status in (401, 403):
-            who = (
+            login = (
                 f"user {credential.username!r} (from {credential.source})"
                 if credential is not None
                 else "nobody is logged in"
             )
             raise self._error(
-                f"its token server refused access ({status}), {who}; "
+                f"its token server refused access ({status}), {login}; "
                 f"log in with `docker login {self._registry}`",
                 status=status,
             )
@@ -162,9 +162,12 @@ class Authenticator:
     ) -> tuple[int, bytes]:
         if credential is not None and credential.identity_token:
             form = {
-                "grant_type": "refresh_token", "service": service, "client_id": _CLIENT_ID,
-                "scope": " ".join(scopes), "refresh_token": credential.identity_token,
-            }  # fmt: skip
+                "grant_type": "refresh_token",
+                "service": service,
+                "client_id": _CLIENT_ID,
+                "scope": " ".join(scopes),
+                "refresh_token": credential.identity_token,
+            }
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             return self._fetch("POST", realm, headers=headers, body=urlencode(form).encode())
         query = [("scope", scope) for scope in scopes]
@@ -178,7 +181,7 @@ class Authenticator:
         return self._fetch("GET", url, headers=headers, body=None)
 
     def forget(self, scopes: Sequence[str]) -> bool:
-        """Drop a token that was refused; whether there was one."""
+        """Drop a token that was refused; return whether there was one."""
         with self._lock:
             return self._tokens.pop(tuple(sorted(scopes)), None) is not None
 
@@ -187,7 +190,7 @@ class Authenticator:
 
 
 def _parse_token(body: bytes) -> tuple[str, float]:
-    """A token and for how many seconds it is good."""
+    """Return a token and the seconds for which it is good."""
     try:
         answer = json.loads(body)
     except ValueError:

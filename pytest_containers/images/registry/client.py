@@ -7,6 +7,7 @@ import email.utils
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +16,23 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3 import exceptions
 
-from pytest_containers.errors import ImageError, ImageNotFoundError, RegistryError, hide_frames
 from pytest_containers.images import manifest as manifests
 from pytest_containers.images.registry import credentials
 from pytest_containers.images.registry.auth import Authenticator, parse_challenges
-from pytest_containers.images.registry.settings import Place, RegistrySettings, is_loopback
-from pytest_containers.images.registry.transport import Transport, cause_of
+from pytest_containers.images.registry.settings import Place, is_loopback
+from pytest_containers.images.registry.transport import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    Transport,
+    cause_of,
+)
+from pytest_containers.model.engine_options import RegistrySettings
+from pytest_containers.model.errors import (
+    ImageError,
+    ImageNotFoundError,
+    RegistryError,
+    hide_frames,
+)
 
 __tracebackhide__ = hide_frames
 
@@ -31,6 +43,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 _MAX_ANSWER_BYTES = 64 << 10
 ACCEPT = ", ".join((*manifests.MANIFEST_TYPES, *manifests.INDEX_TYPES))
+_TAGS_AT_ONCE, _MAX_PAGES = 1000, 1000
+_next_page = re.compile(r'<[^>]*/tags/list\?([^>]*)>\s*;\s*rel="?next')
 _log = logging.getLogger(__name__)
 
 Response = urllib3.BaseHTTPResponse
@@ -45,21 +59,30 @@ class Document(NamedTuple):
 
 
 class Registry:
-    """One registry, or mirror of one. Thread-safe; connections are kept and used again.
+    """A registry, or a mirror of one. Thread-safe; connections are kept and used again.
 
     Args:
         place: Where it is.
         settings: Of the project.
         pause: Waits between tries, in seconds.
+        tries: How often to send a request that the registry cannot answer now.
+        timeouts_s: For a connection, and for an answer.
     """
 
     def __init__(
-        self, place: Place, settings: RegistrySettings, pause: Callable[[float], None] = time.sleep
+        self,
+        place: Place,
+        settings: RegistrySettings,
+        pause: Callable[[float], None] = time.sleep,
+        *,
+        tries: int = TRIES,
+        timeouts_s: tuple[float, float] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
     ) -> None:
         self.name: str = place.host
         self._prefix = place.prefix
         self._pause = pause
-        self.transport: Transport = Transport(place, settings)
+        self._tries = tries
+        self.transport: Transport = Transport(place, settings, timeouts_s)
         self._auth = Authenticator(
             place.host,
             lambda repository: credentials.find(place.host, repository, settings.environ),
@@ -70,7 +93,7 @@ class Registry:
     # ---------------------------------------------------------------- manifests
 
     def manifest(self, repository: str, reference: str, *, shown: str) -> Document:
-        """A manifest or index, verified where `reference` is a digest.
+        """Fetch a manifest or index, verified where `reference` is a digest.
 
         Args:
             reference: A tag or digest.
@@ -97,7 +120,7 @@ class Registry:
         return Document(media_type, digest, data)
 
     def digest_of(self, repository: str, tag: str, *, shown: str) -> str | None:
-        """What a tag stands for now; None where the registry does not say."""
+        """Ask which digest a tag stands for now; None where the registry does not say."""
         response = self.request(
             "HEAD", repository, f"manifests/{tag}", headers={"Accept": ACCEPT}, shown=shown
         )
@@ -110,10 +133,49 @@ class Registry:
         """Give a manifest, whose blobs are there, a tag (or its digest) as its name."""
         headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
         response = self.request(
-            "PUT", repository, f"manifests/{name}", headers=headers, body=data, shown=shown,
+            "PUT",
+            repository,
+            f"manifests/{name}",
+            headers=headers,
+            body=data,
+            shown=shown,
             actions="pull,push",
-        )  # fmt: skip
+        )
         finish(response)
+
+    def delete_manifest(self, repository: str, digest: str, *, shown: str) -> None:
+        """Remove a manifest or an index, with its tags.
+
+        Raises:
+            ImageNotFoundError: There is none.
+            RegistryError: The registry does not do that (405), or denies it.
+        """
+        path, actions = f"manifests/{digest}", "pull,push,delete"
+        finish(self.request("DELETE", repository, path, shown=shown, actions=actions))
+
+    def tags(self, repository: str, *, shown: str) -> list[str]:
+        """List the tags of a repository, all pages of it; none if there is no such repository."""
+        path, found = f"tags/list?n={_TAGS_AT_ONCE}", []
+        for _ in range(_MAX_PAGES):
+            response = self.request("GET", repository, path, shown=shown, accept=(404,))
+            with _closing(response):
+                data = self._body(response, manifests.MAX_DOCUMENT_BYTES, shown)
+            if response.status == 404:
+                break
+            found += [str(tag) for tag in manifests.document(data, shown).get("tags") or ()]
+            following = _next_page.search(response.headers.get("Link", ""))
+            if following is None:
+                break
+            path = f"tags/list?{following[1]}"
+        return found
+
+    def ping(self, repository: str, *, shown: str) -> None:
+        """Return once the registry has answered, whatever it says.
+
+        Raises:
+            RegistryError: It cannot be reached.
+        """
+        finish(self._send("GET", self._prefix + repository, "tags/list?n=1", None, {}, None, shown))
 
     @property
     def base(self) -> str:
@@ -121,7 +183,7 @@ class Registry:
         return next(self.transport.bases())
 
     def small_blob(self, repository: str, digest: str, size_bytes: int, *, shown: str) -> bytes:
-        """A config; the caller verifies it."""
+        """Fetch a config; the caller verifies it."""
         response = self.request("GET", repository, f"blobs/{digest}", shown=shown)
         with _closing(response):
             return self._body(response, min(size_bytes, manifests.MAX_DOCUMENT_BYTES), shown)
@@ -129,8 +191,8 @@ class Registry:
     def _body(self, response: Response, limit: int, shown: str) -> bytes:
         try:
             data = response.read(limit + 1)
-            while len(data) <= limit and (more := response.read(limit + 1 - len(data))):
-                data += more
+            while len(data) <= limit and (chunk := response.read(limit + 1 - len(data))):
+                data += chunk
         except exceptions.HTTPError as error:
             raise self._unreachable(error, shown) from None
         if len(data) > limit:
@@ -146,7 +208,7 @@ class Registry:
         self,
         method: str,
         repository: str,
-        what: str,
+        path: str,
         *,
         shown: str,
         headers: Mapping[str, str] | None = None,
@@ -158,7 +220,7 @@ class Registry:
         """Send a request; log in, wait and follow redirects as asked for.
 
         Args:
-            what: Below the repository: ``"blobs/sha256:…"``; or a whole URL.
+            path: Below the repository: ``"blobs/sha256:…"``; or a whole URL.
             body: Bytes, or a function that gives a fresh reader for each try.
             actions: Of the scope: ``"pull"`` or ``"pull,push"``.
             also: More scopes.
@@ -177,12 +239,12 @@ class Registry:
         logins = attempt = 0
         while True:
             response = self._send(
-                method, repository, what, authorization, headers or {}, body, shown
+                method, repository, path, authorization, headers or {}, body, shown
             )
             status = response.status
             if status < 300 or status in accept:
                 return response
-            said = _text(response)
+            message = _text(response)
             if status == 401 and logins < 2:
                 # Twice: a token may have expired, or have been for less than this needs.
                 logins += 1
@@ -192,24 +254,30 @@ class Registry:
                 if authorization is not None:
                     continue
             attempt += 1
-            if status not in _TRY_AGAIN or attempt == TRIES:
-                raise self._refused(status, said, repository, shown)
+            if status not in _TRY_AGAIN or attempt == self._tries:
+                raise self._refused(status, message, repository, shown)
             wait_s = _pause_of(response, attempt)
             if wait_s > _LONGEST_PAUSE_S:
-                said = f"try again in {wait_s:.0f} s"
-                raise self._refused(status, said, repository, shown)
+                message = f"try again in {wait_s:.0f} s"
+                raise self._refused(status, message, repository, shown)
             _log.info("registry %s answered %s; trying again in %s s", self.name, status, wait_s)
             self._pause(wait_s)
 
     def _send(
-        self, method: str, repository: str, what: str, authorization: str | None,
-        headers: Mapping[str, str], body: Any, shown: str,
-    ) -> Response:  # fmt: skip
-        """One try: over https or http, and through redirects."""
+        self,
+        method: str,
+        repository: str,
+        path: str,
+        authorization: str | None,
+        headers: Mapping[str, str],
+        body: Any,
+        shown: str,
+    ) -> Response:
+        """Try a request once: over https or http, and through redirects."""
         sent = {"User-Agent": "pytest-containers", "Accept-Encoding": "identity", **headers}
         problem: Exception | None = None
         for base in self.transport.bases():
-            url = what if "://" in what else f"{base}/v2/{repository}/{what}"
+            url = path if "://" in path else f"{base}/v2/{repository}/{path}"
             for again in (True, False):
                 try:
                     response = self._follow(method, url, base, sent, authorization, body, shown)
@@ -229,9 +297,15 @@ class Registry:
         raise self._unreachable(problem, shown) from None
 
     def _follow(
-        self, method: str, url: str, base: str, headers: Mapping[str, str],
-        authorization: str | None, body: Any, shown: str,
-    ) -> Response:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        base: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        body: Any,
+        shown: str,
+    ) -> Response:
         for _ in range(_MAX_REDIRECTS + 1):
             sent = dict(headers)
             # Elsewhere, whoever that is gets no credentials of ours (CVE-2020-15157).
@@ -263,9 +337,9 @@ class Registry:
     ) -> tuple[int, bytes]:
         sent = {"User-Agent": "pytest-containers", "Accept-Encoding": "identity", **headers}
         try:
-            for attempt in range(1, TRIES + 1):
+            for attempt in range(1, self._tries + 1):
                 response = self.transport.request(method, url, headers=sent, body=body)
-                if response.status not in _TRY_AGAIN or attempt == TRIES:
+                if response.status not in _TRY_AGAIN or attempt == self._tries:
                     break
                 wait_s = _pause_of(response, attempt)
                 _text(response)
@@ -281,10 +355,14 @@ class Registry:
 
     # ------------------------------------------------------------------- errors
 
-    def _refused(self, status: int, said: str, repository: str, shown: str) -> ImageError:
-        told = _told(said)
-        data = {"registry": self.name, "repository": repository, "status": status}
-        tail = f" (it says: {told})" if told else ""
+    def _refused(self, status: int, message: str, repository: str, shown: str) -> ImageError:
+        explanation = _messages(message)
+        data: dict[str, Any] = {
+            "registry": self.name,
+            "repository": repository,
+            "status": status,
+        }
+        tail = f" (it says: {explanation})" if explanation else ""
         credential = self._auth.credential(repository)
         if status == 404:
             return ImageNotFoundError(
@@ -293,7 +371,7 @@ class Registry:
                 **data,
             )
         if status in (401, 403):
-            who = (
+            login = (
                 f"with the login of {credential.source}"
                 if credential is not None
                 else "without a login"
@@ -305,7 +383,7 @@ class Registry:
                 f"in with `docker login {self.name}`"
             )
             return RegistryError(
-                f"{shown}: registry {self.name} denies access to {repository!r} {who} "
+                f"{shown}: registry {self.name} denies access to {repository!r} {login} "
                 f"({status}){tail}; {advice}",
                 **data,
             )
@@ -318,7 +396,7 @@ class Registry:
             return RegistryError(
                 f"{shown}: registry {self.name} limits requests (429){tail}; {advice}", **data
             )
-        retried = f" after {TRIES} tries" if status in _TRY_AGAIN else ""
+        retried = f" after {self._tries} tries" if status in _TRY_AGAIN else ""
         return RegistryError(
             f"{shown}: registry {self.name} answered {status}{retried} for {repository!r}{tail}; "
             "try later, or ask its owner",
@@ -353,21 +431,21 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 def _is_plain_http(error: Exception | None) -> bool:
-    """Whether somebody answered who does not speak TLS."""
-    text = cause_of(error) if error is not None else ""
+    """Check whether the server answered without TLS."""
+    cause = cause_of(error) if error is not None else ""
     return any(
-        sign in text
+        sign in cause
         for sign in (
             "WRONG_VERSION_NUMBER",
             "RECORD_LAYER_FAILURE",
             "UNEXPECTED_EOF",
             "wrong version",
         )
-    ) or (isinstance(error, exceptions.SSLError) and "EOF occurred" in text)
+    ) or (isinstance(error, exceptions.SSLError) and "EOF occurred" in cause)
 
 
 def _pause_of(response: Response, attempt: int) -> float:
-    """Seconds: what the registry asks for, else 2 doubling to 60."""
+    """Return seconds to wait: as the registry asks for, else 2 doubling to 60."""
     asked = response.headers.get("Retry-After", "").strip()
     if asked.isdecimal():
         return float(asked)
@@ -380,24 +458,24 @@ def _pause_of(response: Response, attempt: int) -> float:
 
 
 def _text(response: Response) -> str:
-    """A short body; the connection is free for the next request afterwards."""
+    """Read a short body; the connection is free for the next request afterwards."""
     with _closing(response), contextlib.suppress(exceptions.HTTPError):
         return response.read(_MAX_ANSWER_BYTES).decode(errors="replace")
     return ""
 
 
-def _told(text: str) -> str:
-    """The messages of a registry's errors (spec: error codes), as one line of plain text."""
+def _messages(body: str) -> str:
+    """Join the messages of a registry's errors (spec: error codes) to a line of plain text."""
     try:
-        listed = json.loads(text)["errors"]
-        told = "; ".join(str(one.get("message") or one.get("code")) for one in listed)
+        listed = json.loads(body)["errors"]
+        messages = "; ".join(str(error.get("message") or error.get("code")) for error in listed)
     except (ValueError, KeyError, TypeError, AttributeError):
-        told = "" if "<" in text else text
-    return "".join(letter for letter in " ".join(told.split()) if letter.isprintable())[:300]
+        messages = "" if "<" in body else body
+    return "".join(letter for letter in " ".join(messages.split()) if letter.isprintable())[:300]
 
 
 def finish(response: Response) -> None:
-    """Be done with an answer of which only the headers matter."""
+    """Finish with a response of which only the headers matter."""
     _text(response)
 
 

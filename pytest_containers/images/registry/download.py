@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from urllib3 import exceptions
 
-from pytest_containers.errors import ImageNotFoundError, RegistryError, hide_frames
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.registry.client import Registry, Response
+from pytest_containers.model.errors import ImageNotFoundError, RegistryError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -18,10 +18,6 @@ _FRUITLESS = 2
 _content_range = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 
 Sink = Callable[[bytes], None]
-
-
-class Stopped(Exception):
-    """The download was given up by who wanted it."""
 
 
 def download(
@@ -43,15 +39,22 @@ def download(
                 raise RegistryError(
                     f"{shown}: registry {registry.name} does not have it although the image "
                     "needs it; push the image again",
-                    registry=registry.name, status=404,
-                ) from None  # fmt: skip
+                    registry=registry.name,
+                    status=404,
+                ) from None
 
 
 class _Download:
     def __init__(
-        self, registry: Registry, repository: str, blob: Descriptor, start: int, sink: Sink,
-        source: str, shown: str,
-    ) -> None:  # fmt: skip
+        self,
+        registry: Registry,
+        repository: str,
+        blob: Descriptor,
+        start: int,
+        sink: Sink,
+        source: str,
+        shown: str,
+    ) -> None:
         self._registry = registry
         self._repository = repository
         self._blob = blob
@@ -64,6 +67,7 @@ class _Download:
         fruitless = 0
         size = self._blob.size_bytes
         while self._at < size:
+            self._sink(b"")  # raises if it was given up: the last try may have taken a minute
             before = self._at
             problem = self._go_on()
             if self._at == size:
@@ -77,7 +81,7 @@ class _Download:
                 )
 
     def _go_on(self) -> str:
-        """One request; returns what ended it."""
+        """Send one request and take its data; return what ended it."""
         headers = {"Range": f"bytes={self._at}-"} if self._at else {}
         response = self._registry.request(
             "GET", self._repository, self._source, headers=headers, shown=self._shown
@@ -123,8 +127,9 @@ class _Download:
             if length.isdecimal() and int(length) > size:
                 raise self._lie(f"announces {length} bytes instead of {size}")
 
-    def _lie(self, what: str) -> RegistryError:
+    def _lie(self, problem: str) -> RegistryError:
         return RegistryError(
-            f"{self._shown}: registry {self._registry.name} {what}; it is damaged, ask its owner",
+            f"{self._shown}: registry {self._registry.name} {problem}; it is damaged, ask its "
+            "owner",
             registry=self._registry.name,
         )

@@ -17,9 +17,10 @@ import urllib3
 from urllib3 import exceptions
 from urllib3.connection import HTTPSConnection
 
-from pytest_containers.errors import RegistryError, SettingsError, hide_frames
 from pytest_containers.images.reference import DEFAULT_REGISTRY
-from pytest_containers.images.registry.settings import Place, RegistrySettings, is_loopback
+from pytest_containers.images.registry.settings import Place, is_loopback
+from pytest_containers.model.engine_options import RegistrySettings
+from pytest_containers.model.errors import RegistryError, SettingsError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -35,9 +36,16 @@ class Transport:
     Args:
         place: The host.
         settings: Of the project.
+        timeouts_s: For a connection, and for an answer.
     """
 
-    def __init__(self, place: Place, settings: RegistrySettings) -> None:
+    def __init__(
+        self,
+        place: Place,
+        settings: RegistrySettings,
+        timeouts_s: tuple[float, float] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+    ) -> None:
+        self._timeouts_s = timeouts_s
         self.host: str = HUB_HOST if place.host == DEFAULT_REGISTRY else place.host
         self._settings = settings
         self._insecure = place.host in settings.insecure
@@ -52,7 +60,7 @@ class Transport:
         return self._insecure or is_loopback(self.host)
 
     def bases(self) -> Iterator[str]:
-        """``scheme://host`` to try: the one that has worked, or all in order."""
+        """Return ``scheme://host`` to try: the one that has worked, or all in order."""
         if self._base:
             yield self._base
             return
@@ -61,29 +69,39 @@ class Transport:
             yield f"http://{self.host}"
 
     def settle(self, base: str) -> None:
-        """This one works."""
+        """Note the base that works."""
         self._base = base
 
     def may_send(self, url: str) -> bool:
-        """Whether a password may go to `url`: encrypted, or as unprotected as the registry."""
+        """Check whether `url` may get a password: encrypted, or no worse than the registry."""
         parts = urlsplit(url)
-        return parts.scheme == "https" or is_loopback(parts.netloc) or (
-            self._insecure and self._base.startswith("http:")
-        )  # fmt: skip
+        return (
+            parts.scheme == "https"
+            or is_loopback(parts.netloc)
+            or (self._insecure and self._base.startswith("http:"))
+        )
 
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: Any = None
     ) -> urllib3.BaseHTTPResponse:
-        """One request, its answer not yet read; no redirect is followed, nothing tried again.
+        """Send one request, body unread; follow no redirect and try nothing again.
 
         Raises:
             urllib3.exceptions.HTTPError: It could not be sent, or was not answered.
         """
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+        connect_s, read_s = self._timeouts_s
+        timeout = urllib3.Timeout(connect=connect_s, read=read_s)
         return self._pool(url).request(
-            method, url, headers=dict(headers), body=body, redirect=False, retries=False,
-            timeout=timeout, preload_content=False, decode_content=False,
-        )  # fmt: skip
+            method,
+            url,
+            headers=dict(headers),
+            body=body,
+            redirect=False,
+            retries=False,
+            timeout=timeout,
+            preload_content=False,
+            decode_content=False,
+        )
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -99,16 +117,17 @@ class Transport:
                     options["ssl_context"] = self._context(own)
                 if own and self._insecure:
                     options["assert_hostname"] = False
-                made = (
+                pool = (
                     urllib3.ProxyManager(proxy, proxy_headers=_proxy_login(proxy), **options)
                     if proxy
                     else urllib3.PoolManager(**options)
                 )
                 if own and self._insecure:
-                    made.pool_classes_by_scheme = {
-                        **made.pool_classes_by_scheme, "https": _DeclaredPool,
-                    }  # fmt: skip
-                self._pools[key] = made
+                    pool.pool_classes_by_scheme = {
+                        **pool.pool_classes_by_scheme,
+                        "https": _DeclaredPool,
+                    }
+                self._pools[key] = pool
             return self._pools[key]
 
     def _context(self, own: bool) -> ssl.SSLContext:
@@ -122,7 +141,7 @@ class Transport:
         return context
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         with self._lock:
             for pool in self._pools.values():
                 pool.clear()
@@ -130,7 +149,7 @@ class Transport:
 
 
 class _DeclaredConnection(HTTPSConnection):
-    """To a registry that was declared insecure: so nobody has to be warned of it."""
+    """A connection to a registry that was declared insecure: no warning is needed."""
 
     @property
     def is_verified(self) -> bool:
@@ -145,22 +164,22 @@ class _DeclaredPool(urllib3.HTTPSConnectionPool):
 
 
 def certificate_folders(host: str, environ: Mapping[str, str]) -> list[Path]:
-    """``certs.d/HOST`` of Podman and Docker, the user's first; only those that exist."""
+    """Return the existing ``certs.d/HOST`` of Podman and Docker, the user's first."""
     name = "docker.io" if host == HUB_HOST else host
     config = environ.get("XDG_CONFIG_HOME", "")
     home = environ.get("HOME", "")
     user = Path(config) if config.startswith("/") else Path(home or "/nonexistent") / ".config"
     docker = environ.get("DOCKER_CONFIG")
-    found = [user / "containers" / "certs.d" / name]
-    found.append(
+    folders = [user / "containers" / "certs.d" / name]
+    folders.append(
         (Path(docker) if docker else Path(home or "/nonexistent") / ".docker") / "certs.d" / name
     )
-    found += [Path("/etc") / below / name for below in _CERTIFICATES]
-    return [folder for folder in found if folder.is_dir()]
+    folders += [Path("/etc") / below / name for below in _CERTIFICATES]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _load(context: ssl.SSLContext, folder: Path) -> None:
-    """``*.crt`` are authorities, ``NAME.cert`` with ``NAME.key`` is who we are."""
+    """Load ``*.crt`` as authorities, ``NAME.cert`` with ``NAME.key`` as the client's own."""
     for path in sorted(folder.iterdir()):
         try:
             if path.suffix == ".crt":
@@ -175,7 +194,7 @@ def _load(context: ssl.SSLContext, folder: Path) -> None:
 
 
 def _proxy_login(proxy: str) -> dict[str, str]:
-    """The header for a proxy whose address has a user and a password."""
+    """Return the header for a proxy whose address has a user and a password."""
     parts = urlsplit(proxy)
     if parts.username is None:
         return {}
@@ -184,7 +203,7 @@ def _proxy_login(proxy: str) -> dict[str, str]:
 
 
 def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
-    """The proxy for a host, by the usual variables; empty is none."""
+    """Return the proxy for a host, by the usual variables; empty is none."""
     from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
     lower = {key.lower(): value for key, value in environ.items() if key.lower().endswith("_proxy")}
@@ -202,12 +221,16 @@ def _proxy_for(scheme: str, host: str, environ: Mapping[str, str]) -> str:
 
 
 def cause_of(error: Exception) -> str:
-    """The end of a chain of reasons, in one line and without addresses of objects."""
+    """Return the end of a chain of reasons, in one line and without addresses of objects."""
     reason: Any = error
     while True:
         inner = getattr(reason, "reason", None)
         if not isinstance(inner, BaseException):
-            args = [one for one in getattr(reason, "args", ()) if isinstance(one, BaseException)]
+            args = [
+                argument
+                for argument in getattr(reason, "args", ())
+                if isinstance(argument, BaseException)
+            ]
             inner = args[0] if args else getattr(reason, "original_error", None)
         if not isinstance(inner, BaseException):
             break
@@ -222,5 +245,5 @@ def cause_of(error: Exception) -> str:
         return "no answer in time"
     if isinstance(reason, OSError) and reason.strerror:
         return str(reason.strerror)
-    text = str(reason)
-    return text.rpartition(">: ")[2] or type(reason).__name__
+    message = str(reason)
+    return message.rpartition(">: ")[2] or type(reason).__name__

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
-from pytest_containers.errors import ImageError, RegistryError, hide_frames
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.registry.client import Registry, Response, finish
+from pytest_containers.model.errors import ImageError, RegistryError, hide_frames
 
 __tracebackhide__ = hide_frames
 
@@ -23,7 +23,7 @@ Moved = Callable[[int], None]
 
 
 def has_blob(registry: Registry, repository: str, digest: str, *, shown: str) -> bool:
-    """Whether a repository has a blob."""
+    """Check whether a repository has a blob."""
     response = registry.request(
         "HEAD", repository, f"blobs/{digest}", shown=shown, actions=_ACTIONS, accept=(404,)
     )
@@ -32,7 +32,7 @@ def has_blob(registry: Registry, repository: str, digest: str, *, shown: str) ->
 
 
 class Upload:
-    """One blob on its way to a repository.
+    """The upload of a blob to a repository.
 
     Args:
         neighbour: A repository of the same registry that may have it; empty is none.
@@ -40,9 +40,15 @@ class Upload:
     """
 
     def __init__(
-        self, registry: Registry, repository: str, blob: Descriptor, *, neighbour: str,
-        moved: Moved, shown: str,
-    ) -> None:  # fmt: skip
+        self,
+        registry: Registry,
+        repository: str,
+        blob: Descriptor,
+        *,
+        neighbour: str,
+        moved: Moved,
+        shown: str,
+    ) -> None:
         self._registry = registry
         self._repository = repository
         self._blob = blob
@@ -52,17 +58,23 @@ class Upload:
         self._session = ""
 
     def mounted(self) -> bool:
-        """Begin; whether the registry took it from the neighbour, so that nothing is left to do."""
+        """Begin; return True if the registry took the blob from the neighbour, and all is done."""
         query: dict[str, str] = {}
         also: list[str] = []
         if self._neighbour and self._neighbour != self._repository:
             query = {"mount": self._blob.digest, "from": self._neighbour}
             also = [f"repository:{self._neighbour}:pull"]
-        what = "blobs/uploads/" + (f"?{urlencode(query)}" if query else "")
+        path = "blobs/uploads/" + (f"?{urlencode(query)}" if query else "")
         response = self._registry.request(
-            "POST", self._repository, what, headers={"Content-Length": "0"}, body=b"",
-            shown=self._shown, actions=_ACTIONS, also=also,
-        )  # fmt: skip
+            "POST",
+            self._repository,
+            path,
+            headers={"Content-Length": "0"},
+            body=b"",
+            shown=self._shown,
+            actions=_ACTIONS,
+            also=also,
+        )
         finish(response)
         if response.status == 201:
             return True
@@ -70,36 +82,36 @@ class Upload:
         return False
 
     def send(self, path: Path) -> None:
-        """Send the contents of `path`; what is interrupted goes on where the registry is.
+        """Send the contents of `path`; resume an interrupted upload where the registry is.
 
         Raises:
             RegistryError: It does not take it.
         """
-        at = fruitless = 0
+        offset = fruitless = 0
         size = self._blob.size_bytes
         with path.open("rb") as file:
-            while at < size:
-                before = at
-                at = self._chunk(file, at)
-                self._moved(at)
-                fruitless = 0 if at > before else fruitless + 1
+            while offset < size:
+                before = offset
+                offset = self._chunk(file, offset)
+                self._moved(offset)
+                fruitless = 0 if offset > before else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise RegistryError(
-                        f"{self._shown}: registry {self._registry.name} takes no more than {at} of "
-                        f"{size} bytes; try later",
+                        f"{self._shown}: registry {self._registry.name} takes no more than "
+                        f"{offset} of {size} bytes; try later",
                         registry=self._registry.name,
                     )
         joint = "&" if "?" in self._session else "?"
         url = f"{self._session}{joint}{urlencode({'digest': self._blob.digest})}"
         finish(self._ask("PUT", url, {"Content-Length": "0"}, b""))
 
-    def _chunk(self, file: Any, at: int) -> int:
-        """Send one; returns how far the registry is then."""
-        file.seek(at)
+    def _chunk(self, file: Any, offset: int) -> int:
+        """Send one chunk; return the offset that the registry has reached."""
+        file.seek(offset)
         data = file.read(CHUNK_BYTES)
         headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Range": f"{at}-{at + len(data) - 1}",
+            "Content-Range": f"{offset}-{offset + len(data) - 1}",
             "Content-Length": str(len(data)),
         }
         try:
@@ -119,8 +131,8 @@ class Upload:
         return self._position(response)
 
     def _position(self, response: Response) -> int:
-        told = response.headers.get("Range", "")
-        match = _range.match(told)
+        header = response.headers.get("Range", "")
+        match = _range.match(header)
         reached = int(match[1]) + 1 if match else 0
         if reached == 1 < self._blob.size_bytes:
             reached = 0  # there is no other way to say that it has nothing
@@ -134,9 +146,14 @@ class Upload:
 
     def _ask(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
         return self._registry.request(
-            method, self._repository, url, headers=headers, body=body, shown=self._shown,
+            method,
+            self._repository,
+            url,
+            headers=headers,
+            body=body,
+            shown=self._shown,
             actions=_ACTIONS,
-        )  # fmt: skip
+        )
 
     def _go_to(self, response: Response) -> None:
         location = response.headers.get("Location")

@@ -1,32 +1,55 @@
 """A way out for containers that may reach other machines: slirp4netns or pasta, one for each.
 
-Both connect a network namespace to the host's by a process that opens ordinary sockets; neither
-needs a privilege but the right to open /dev/net/tun.
+Both connect a network namespace to the host's by a process that opens ordinary sockets. It has the
+host's network and a container's packets, so it has as little as possible of the rest: it is root
+of the run's user namespace and nobody on the host, whoever runs the tests, and the host's loopback
+device is closed to it by its options.
+
+Three processes, so that nothing of it outlives its container, whoever is killed::
+
+    launcher
+      └─ guard     dies with the launcher (PR_SET_PDEATHSIG); SIGTERM ends all of it
+           └─ init     PID 1 of a namespace, dies with the guard
+                └─ slirp4netns or pasta, and what they start: the kernel ends it with PID 1
+
+The program itself could not be asked to die with its parent: a change of credentials makes the
+kernel forget that, and both of them change theirs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import stat
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-from pytest_containers.linux import process
-from pytest_containers.runtime.loop import Loop
+from pytest_containers.linux import mount, process
+from pytest_containers.linux.duplicates import duplicate_above
+from pytest_containers.linux.process import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
+from pytest_containers.runtime.network.outside import NAME_SERVER, TUN
+from pytest_containers.runtime.wire.loop import Loop
 
-NAME_SERVER = "10.0.2.3"
 _NETNS_FD, _USERNS_FD = 3, 4
 _SLIRP = (
-    "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path",
-    f"--userns-path=/proc/self/fd/{_USERNS_FD}", f"/proc/self/fd/{_NETNS_FD}", "tap0",
+    "--configure", "--mtu=65520", "--disable-host-loopback",
+    "--netns-type=path", f"/proc/self/fd/{_NETNS_FD}", "tap0",
 )  # fmt: skip
+# Its device would be called as the host's is by default, which may be a name that is taken.
 _PASTA = (
     "--foreground", "--quiet", "--config-net", "--no-map-gw", "--dns-forward", NAME_SERVER,
+    "--ns-ifname", "tap0",
     "--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none",
-    "--userns", f"/proc/self/fd/{_USERNS_FD}", "--netns", f"/proc/self/fd/{_NETNS_FD}",
+    "--netns-only", "--netns", f"/proc/self/fd/{_NETNS_FD}",
 )  # fmt: skip
+_OTHERS_MAY = stat.S_IROTH | stat.S_IWOTH
 
 
 class Egress:
-    """Starts these processes; each dies with the launcher, or with who asked for it."""
+    """The processes; each dies with the launcher, or when its pipe is closed."""
 
     def __init__(self, loop: Loop, userns_fd: int) -> None:
         self._loop = loop
@@ -37,42 +60,26 @@ class Egress:
 
         Args:
             program: Path of slirp4netns or pasta.
-            alive_fd: A pipe: its end is the process's. Owned from now on.
+            netns_fd: The namespace.
+            alive_fd: A pipe; all of it ends when that is closed. Owned from now on.
 
         Returns:
-            A pidfd of the process; its end before that is a failure.
+            A pidfd that is readable once nothing of it is left; before that was asked for, a
+            failure.
         """
-        slirp = os.path.basename(program) == "slirp4netns"
-        args = [program, *(_SLIRP if slirp else _PASTA)]
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._child(parent, program, args, netns_fd)
+            _last_of_all(lambda: _guard(parent, program, netns_fd, self._userns_fd))
         pidfd = os.pidfd_open(pid)
         own = os.dup(pidfd)
         self._loop.add_reader(alive_fd, lambda: self._forsaken(alive_fd, own))
         self._loop.add_reader(own, lambda: self._ended(pid, alive_fd, own))
         return pidfd
 
-    def _child(self, parent: int, program: str, args: list[str], netns_fd: int) -> None:
-        try:
-            process.die_with_parent(parent)
-            high = [os.dup(fd) for fd in (netns_fd, self._userns_fd)]
-            high = [os.dup2(fd, 100 + at) for at, fd in enumerate(high)]
-            null = os.open("/dev/null", os.O_RDWR)
-            for fd in (0, 1):
-                os.dup2(null, fd)
-            for fd, target in zip(high, (_NETNS_FD, _USERNS_FD), strict=True):
-                os.dup2(fd, target)
-            os.closerange(_USERNS_FD + 1, 1024)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            os.execve(program, args, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-        finally:
-            os._exit(127)
-
     def _forsaken(self, alive_fd: int, pidfd: int) -> None:
         self._loop.remove_reader(alive_fd)
-        process.pidfd_kill(pidfd, signal.SIGKILL)
+        process.pidfd_kill(pidfd, signal.SIGTERM)
 
     def _ended(self, pid: int, alive_fd: int, pidfd: int) -> None:
         self._loop.remove_reader(pidfd)
@@ -80,3 +87,82 @@ class Egress:
         os.waitpid(pid, 0)
         os.close(pidfd)
         os.close(alive_fd)
+
+
+def _last_of_all(function: Callable[[], None]) -> NoReturn:
+    """Call what a child does, and end."""
+    try:
+        function()
+    except BaseException:  # noqa: BLE001 - the last frame of a process
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _guard(parent: int, program: str, netns_fd: int, userns_fd: int) -> None:
+    _keep_only(netns_fd, userns_fd)
+    process.set_name("pc-egress")
+    if os.stat(TUN).st_mode & _OTHERS_MAY != _OTHERS_MAY and os.geteuid() == 0:
+        _make_tun()
+    process.setns(_USERNS_FD, CLONE_NEWUSER)
+    with contextlib.suppress(PermissionError):  # denied for good with a single id
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    process.die_with_parent(parent)
+    process.unshare(CLONE_NEWPID)
+    lifeline, held = os.pipe()
+    init = os.fork()
+    if init == 0:
+        os.close(held)
+        _last_of_all(lambda: _init(program, lifeline))
+    signal.signal(signal.SIGTERM, lambda signum, frame: os.kill(init, signal.SIGKILL))
+    os.waitpid(init, 0)  # over when all of its namespace is gone
+
+
+def _init(program: str, lifeline: int) -> None:
+    process.set_name("pc-egress-init")
+    process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([lifeline], [], [], 0)[0]:  # the guard died before: nobody would tell
+        return
+    child = os.fork()
+    if child == 0:
+        _last_of_all(lambda: _execute(program))
+    while os.wait()[0] != child:
+        pass
+
+
+def _execute(program: str) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    os.closerange(_NETNS_FD + 1, 1 << 20)
+    os.set_inheritable(_NETNS_FD, True)
+    # pasta takes "was ignored", which Python makes of it, for a failure to ignore it.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    arguments = _SLIRP if os.path.basename(program) == "slirp4netns" else _PASTA
+    os.execve(program, [program, *arguments], {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+
+
+def _keep_only(netns_fd: int, userns_fd: int) -> None:
+    """Close all that is the launcher's: ports that it listens on, the ends of its channels."""
+    high = [duplicate_above(fd, 16) for fd in (netns_fd, userns_fd)]
+    for fd, target in zip(high, (_NETNS_FD, _USERNS_FD), strict=True):
+        os.dup2(fd, target, inheritable=False)
+    os.closerange(_USERNS_FD + 1, 1 << 20)
+
+
+def _make_tun() -> None:
+    """As host root, make a device of its own where only root may open the machine's.
+
+    In a mount namespace of this process's own. The program that is to open it is not root.
+    """
+    process.unshare(CLONE_NEWNS)
+    mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
+    device = os.stat(TUN).st_rdev
+    mount.mount("tmpfs", os.path.dirname(TUN), "tmpfs", 0, "mode=755")
+    os.mknod(TUN, stat.S_IFCHR | 0o666, device)
+    os.chmod(TUN, 0o666)

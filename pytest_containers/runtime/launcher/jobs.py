@@ -1,6 +1,6 @@
 """Functions that run as root of the run's user namespace, in the host's mount namespace.
 
-What unpacks layers, deletes them, or copies trees in and out of containers needs the ids of the
+Unpacking layers, deleting them, and copying trees in and out of containers needs the ids of the
 run's user namespace and the caller's view of files. Each job is a fork of the launcher, dies with
 it, and answers with one JSON object.
 """
@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pytest_containers.linux import process
-from pytest_containers.runtime.launcher.identity import Identity
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault, fault
+from pytest_containers.runtime.identity import Identity
+from pytest_containers.runtime.wire.defects import context, defect, traceback
+from pytest_containers.runtime.wire.dispatch import fail
+from pytest_containers.runtime.wire.faults import Fault, FaultError, fault, received
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.message import close_all, fields_of, unpack
+from pytest_containers.runtime.wire.operations.host import StartJob
+from pytest_containers.runtime.wire.operations.job import JobResult, argument_type
 
-Done = Callable[[Any], None]
+_UNWRITTEN = 100
+"""Added to the errno in the exit code of a job that could not write its result."""
+Done = Callable[[JobResult | Fault], None]
+_DEFECTS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
+    NotImplementedError, RecursionError, SystemError, TypeError,
+)  # fmt: skip
 
 
 class Jobs:
-    """Starts jobs and collects their results."""
+    """Starts jobs and collects their results.
 
-    def __init__(self, loop: Loop, userns_fd: int, identity: Identity) -> None:
+    Args:
+        fail_in: As in `StartRun`.
+    """
+
+    def __init__(
+        self, loop: Loop, userns_fd: int, identity: Identity, fail_in: Sequence[str] = ()
+    ) -> None:
         self._loop = loop
+        self._fail_in = fail_in
         self._userns_fd = userns_fd
         self._identity = identity
 
-    def start(
-        self,
-        function: str,
-        args: dict[str, Any],
-        fds: Sequence[int],
-        search_path: Sequence[str],
-        done: Done,
-    ) -> None:
-        """Run ``"module:name"`` with ``(args, fds)``; takes the descriptors over.
+    def start(self, job: StartJob, done: Done) -> None:
+        """Start a job; takes its descriptors over.
 
         Args:
-            search_path: Where the function's package may be found beside our own.
             done: Gets what the function returned, or a `Fault`.
         """
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -48,10 +59,9 @@ class Jobs:
         pid = os.fork()
         if pid == 0:
             os.close(reader)
-            self._child(parent, writer, function, args, fds, search_path)
+            self._child(parent, writer, job)
         os.close(writer)
-        for fd in fds:
-            os.close(fd)
+        close_all(job.descriptors)
         collected = bytearray()
 
         def read() -> None:
@@ -62,26 +72,18 @@ class Jobs:
             self._loop.remove_reader(reader)
             os.close(reader)
             _, status = os.waitpid(pid, 0)
-            done(_result(bytes(collected), status, function))
+            done(_result(bytes(collected), status, job.function))
 
         self._loop.add_reader(reader, read)
 
-    def _child(
-        self,
-        parent: int,
-        writer: int,
-        function: str,
-        args: dict[str, Any],
-        fds: Sequence[int],
-        search_path: Sequence[str],
-    ) -> NoReturn:
+    def _child(self, parent: int, writer: int, job: StartJob) -> NoReturn:
         code = 1
         try:
             process.die_with_parent(parent)
+            context.process = "job"
             # Before the ids change: the run's root may not be able to read our own packages.
-            sys.path.extend(path for path in search_path if path not in sys.path)
-            module, _, name = function.partition(":")
-            __import__(module)
+            sys.path.extend(path for path in job.search_path if path not in sys.path)
+            function = _function(job.function)
             process.setns(self._userns_fd, process.CLONE_NEWUSER)
             if self._identity.mode != "single":
                 os.setgroups([])
@@ -89,30 +91,63 @@ class Jobs:
             os.setresuid(0, 0, 0)
             process.die_with_parent(parent)
             os.umask(0o022)
-            answer: dict[str, Any] = {"ok": getattr(sys.modules[module], name)(args, list(fds))}
+            if f"job/{job.function}" in self._fail_in:
+                function = fail
+            answer: dict[str, Any] = {"ok": _run(function, job)}
             code = 0
-        except BaseException as error:  # noqa: BLE001 - the parent tells
-            answer = {"error": _describe(error)}
+        except BaseException as error:  # noqa: BLE001 - goes to the parent
+            answer = {"error": _describe(job.function, error)}
         try:
             with open(writer, "wb") as file:
-                file.write(json.dumps(answer).encode())
+                file.write(json.dumps(answer, default=fields_of).encode())
+        except OSError as error:
+            code = _UNWRITTEN + (error.errno or 0)
         finally:
             os._exit(code)
 
 
-def _describe(error: BaseException) -> list[Any]:
-    kind = type(error).__name__
-    data = getattr(error, "data", {})
-    if isinstance(error, OSError) and not data:
-        kind, data = "OSError", {"errno": error.errno}
-    return [kind, str(error), data if isinstance(data, dict) else {}]
+def _function(name: str) -> Callable[[Any, list[int]], Any]:
+    module, _, attribute = name.partition(":")
+    __import__(module)
+    function: Callable[[Any, list[int]], Any] = getattr(sys.modules[module], attribute)
+    return function
 
 
-def _result(collected: bytes, status: int, function: str) -> Any:
+def _run(function: Callable[[Any, list[int]], Any], job: StartJob) -> Any:
+    kind = argument_type(function)
+    args = job.args if kind is None else unpack(kind, dict(job.args))
+    return function(args, list(job.descriptors))
+
+
+def _describe(function: str, error: BaseException) -> Fault:
+    if isinstance(error, FaultError):
+        return error.fault
+    kind, data = type(error).__name__, getattr(error, "data", None)
+    if isinstance(data, dict):  # an error of ours, raised on purpose
+        return Fault(kind, str(error), data)
+    if isinstance(error, OSError):
+        return Fault("OSError", str(error), {"errno": error.errno})
+    if isinstance(error, _DEFECTS):
+        return defect(function, error)
+    # Of a library that reads what came from outside: the input is odd, or there is a defect.
+    return Fault(kind, str(error), {}, (f"In the job {function}:\n{traceback(error)}",))
+
+
+def _result(collected: bytes, status: int, function: str) -> JobResult | Fault:
     try:
         answer = json.loads(collected)
     except ValueError:
-        return fault("ContainersError", f"{function} ended with status {status} and said nothing")
+        return fault("ContainersError", f"{function} {_end(status)}")
     if "error" in answer:
-        return Fault(*answer["error"])
-    return answer["ok"]
+        return received(answer["error"])
+    return JobResult(result=answer["ok"])
+
+
+def _end(status: int) -> str:
+    """Say how a job ended that has no result."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    if code > _UNWRITTEN:
+        return f"could not write its result: {os.strerror(code - _UNWRITTEN)}"
+    return f"ended with exit code {code} and without a result"

@@ -1,12 +1,17 @@
-"""How a run comes to be: from a fresh interpreter to launcher, supervisor and network helper."""
+"""The start of a run: from a fresh interpreter to launcher, supervisor and network helper.
+
+Imported here is only what the network helper needs too; the rest is loaded once it was forked.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
-import sys
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_containers.linux import process
 from pytest_containers.linux.process import (
@@ -18,12 +23,21 @@ from pytest_containers.linux.process import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
-from pytest_containers.runtime.channel import Channel, ChannelClosed
-from pytest_containers.runtime.launcher import identity as identities
-from pytest_containers.runtime.launcher.identity import Identity
-from pytest_containers.runtime.launcher.server import Launcher
-from pytest_containers.runtime.messages import FaultError, refused
-from pytest_containers.runtime.supervisor import main as supervisor
+from pytest_containers.runtime.garbage import collect_from_now_on
+from pytest_containers.runtime.wire.channel import Channel, ChannelClosed
+from pytest_containers.runtime.wire.defects import context, failed
+from pytest_containers.runtime.wire.dispatch import (
+    fail_at_start,
+    greeting,
+    receive_operation,
+    send_operation,
+)
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.operations.networks import SetUpNetworks
+from pytest_containers.runtime.wire.operations.run import StartRun
+
+if TYPE_CHECKING:
+    from pytest_containers.runtime.launcher.server import Launcher
 
 _NAMESPACES = (
     CLONE_NEWUSER
@@ -40,110 +54,155 @@ def main(fd: int) -> None:
     """Run as a launcher until the test process or the supervisor is gone.
 
     Args:
-        fd: The socket to the test process. Its first frame says what is wanted:
-            ``{"identity": mode, "search_path": […], "runner": name, "home": path}``, and
-            ``"network": "host"`` for a run whose containers are in the host's network namespace.
+        fd: The socket to the test process, which first sends `StartRun`.
     """
     controller_pid = os.getppid()
     process.die_with_parent(controller_pid)
     process.set_name("pc-launcher")
+    context.process = "launcher"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then ends us
     controller_fd = os.pidfd_open(controller_pid)
     client = Channel(socket.socket(fileno=fd))
     os.set_inheritable(fd, False)
     try:
-        wanted = client.receive().body
+        request = receive_operation(client, StartRun)
+        _begin_trace(request)
+        launcher = _start(client, controller_fd, request)
     except ChannelClosed:
         return
-    try:
-        launcher = _start(client, controller_fd, wanted)
     except FaultError as error:
-        client.send({"id": 0, "error": error.fault})
+        greeting(client).refuse(error.fault)
+        return
+    except Exception as error:  # noqa: BLE001 - goes to the test process
+        greeting(client).broken(error)
         return
     # From here on the socket is the supervisor's alone: its end of file must mean its end.
     client.close()
-    launcher.run()
+    collect_from_now_on()
+    try:
+        launcher.run()
+    except BaseException as error:  # noqa: BLE001 - the last frame of a process
+        failed(error)
+        raise SystemExit(1) from None
 
 
-def _start(client: Channel, controller_fd: int, wanted: dict[str, Any]) -> Launcher:
+def _start(client: Channel, controller_fd: int, request: StartRun) -> Launcher:
     """Start helper and supervisor; returns once the supervisor has its identity."""
     to_helper, from_launcher = Channel.pair()
     to_networks, from_supervisor = Channel.pair()
-    link, supervisor_link = Channel.pair()
-    identity = identities.choose(wanted.get("identity", "auto"))
-    on_host = wanted.get("network") == "host"
+    on_host = request.network == "host"
     if not on_host:
+        # First of all: it takes longest, and loads its modules beside ours.
         helper_pid = os.fork()
         if helper_pid == 0:
-            for channel in (client, to_helper, to_networks, link, supervisor_link):
+            for channel in (client, to_helper, to_networks):
                 channel.close()
-            _run_helper(from_launcher, from_supervisor, wanted["search_path"])
+            _run_helper(from_launcher, from_supervisor, request)
         from_launcher.close()
         from_supervisor.close()
-    try:
-        pid, pidfd = process.clone(_NAMESPACES & ~CLONE_NEWNET if on_host else _NAMESPACES)
-    except OSError as error:
-        raise FaultError(*refused("make the run's namespaces", error)) from None
-    if pid == 0:
+    from pytest_containers.runtime import identity as identities
+    from pytest_containers.runtime.launcher.namespaces import clone
+    from pytest_containers.runtime.launcher.server import Launcher
+    from pytest_containers.runtime.supervisor import main as supervisor
+    from pytest_containers.runtime.wire.operations.inside import Go
+
+    fail_at_start(request.fail_in)
+    link, supervisor_link = Channel.pair()
+    interpreter_uid = os.stat("/proc/self/exe").st_uid
+
+    def child(identity: identities.Identity) -> NoReturn:
         for channel in (to_helper, link, *([from_launcher, from_supervisor] if on_host else [])):
             channel.close()
-        _run_supervisor(client, supervisor_link, to_networks, controller_fd, identity, wanted)
+        _run_supervisor(
+            request,
+            lambda: supervisor.main(
+                client,
+                supervisor_link,
+                to_networks,
+                controller_fd,
+                identity,
+                request,
+                owns_interpreter=identity.has_user(interpreter_uid),
+            ),
+        )
+
+    flags = _NAMESPACES & ~CLONE_NEWNET if on_host else _NAMESPACES
+    pid, pidfd, identity = clone(flags, identities.choose(request.identity, request.home), child)
     supervisor_link.close()
     to_networks.close()
-    try:
-        identities.write_maps(pid, identity)
-    except OSError as error:
-        raise FaultError(*refused("give container users their ids", error)) from None
     # All of /proc/PID is needed before "go": afterwards the supervisor cannot be looked into.
-    launcher = Launcher(link, pid, pidfd, controller_fd, identity, wanted["home"])
+    with _supervisor_alive(pidfd):
+        launcher = Launcher(link, pid, pidfd, controller_fd, identity, request)
+        netns_fd = -1 if on_host else _open(f"/proc/{pid}/ns/net")
+    go = Go(memory_bytes=launcher.memory_bytes, cgroups=launcher.cgroups_for_all)
     if on_host:
-        link.send({"op": "go"})
+        send_operation(link, go)
         for channel in (from_launcher, from_supervisor):  # where the helper would be
             launcher.keep(channel)
     else:
-        fds = [launcher.userns_fd, _open(f"/proc/{pid}/ns/net")]
-        link.send({"op": "go"})
-        to_helper.send({"op": "start", "connect": identity.mode == "root"}, fds)
-        os.close(fds[1])
+        send_operation(link, go)
+        connect = identity.privileged
+        request_networks = SetUpNetworks(connect=connect, userns=launcher.userns_fd, netns=netns_fd)
+        with suppress(ChannelClosed):  # it has failed, and the supervisor has heard of it
+            send_operation(to_helper, request_networks)
+        os.close(netns_fd)
     launcher.keep(to_helper)
     return launcher
+
+
+@contextmanager
+def _supervisor_alive(pidfd: int) -> Iterator[None]:
+    """Tell an end of the supervisor from another reason that its files cannot be opened."""
+    try:
+        yield
+    except OSError:
+        if select.select([pidfd], [], [], 0)[0]:
+            raise FaultError(
+                "RunLostError",
+                "the run of containers is gone: its supervisor was killed while it started",
+            ) from None
+        raise
+
+
+def _begin_trace(request: StartRun) -> None:
+    if request.trace:
+        from pytest_containers.runtime.wire import trace
+
+        trace.start(request.trace[0])
 
 
 def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _run_helper(launcher: Channel, supervisor_end: Channel, search_path: list[str]) -> NoReturn:
+def _run_helper(launcher: Channel, supervisor_end: Channel, request: StartRun) -> NoReturn:
     """The network helper's process."""
     parent = os.getppid()
     try:
+        context.process = "network helper"
         process.die_with_parent(parent)
         process.set_name("pc-network")
+        _begin_trace(request)
         from pytest_containers.runtime.network import helper
 
-        helper.main(launcher, supervisor_end, search_path)
+        helper.main(launcher, supervisor_end, request.search_path, request.fail_in)
     except ChannelClosed:
         pass
-    except BaseException:  # noqa: BLE001 - the last frame of a process
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - the last frame of a process
+        failed(error)
     os._exit(0)
 
 
-def _run_supervisor(
-    client: Channel,
-    launcher: Channel,
-    networks: Channel,
-    controller_fd: int,
-    identity: Identity,
-    wanted: dict[str, Any],
-) -> NoReturn:
+def _run_supervisor(request: StartRun, serve: Callable[[], None]) -> NoReturn:
     """The supervisor's process, before it has an identity."""
     try:
+        context.process = "supervisor"
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         process.set_name("pc-supervisor")
-        supervisor.main(client, launcher, networks, controller_fd, identity, wanted)
+        _begin_trace(request)
+        serve()
     except ChannelClosed:
         pass
-    except BaseException:  # noqa: BLE001 - the last frame of a process
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - the last frame of a process
+        failed(error)
     os._exit(1)

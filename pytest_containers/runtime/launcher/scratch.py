@@ -9,19 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_containers.linux import mount
-from pytest_containers.runtime.launcher.identity import Identity
+from pytest_containers.runtime.identity import Identity
+from pytest_containers.runtime.jobs import CLEAR
 from pytest_containers.runtime.launcher.jobs import Jobs
-
-_CLEAR = "pytest_containers.runtime.inside.scratch:clear"
+from pytest_containers.runtime.wire.operations.host import StartJob
 
 
 class Scratch:
-    """Makes them and removes them, also those that a killed run has left.
+    """Directories for writable layers; also removes those that a killed run has left.
 
     Args:
-        home: Where: ``scratch`` below the image store.
-        jobs: Delete what belongs to container users.
-        identity: Of the run.
+        home: The image store; the directories are made in ``scratch`` below it.
+        jobs: Deletes files that belong to container users.
+        identity: The run's map of ids.
     """
 
     def __init__(self, home: str, jobs: Jobs, identity: Identity) -> None:
@@ -32,7 +32,7 @@ class Scratch:
         self._swept = False
 
     def make(self) -> tuple[str, int]:
-        """A new directory: its path, and as root a mount of it, else -1.
+        """Make a directory; return its path and, as host root, a mount of it, else -1.
 
         Raises:
             OSError: It cannot be made there.
@@ -52,7 +52,7 @@ class Scratch:
         return path, mount.open_tree(path)
 
     def remove(self, path: str, done: Callable[[Any], None]) -> None:
-        """Delete one; unknown ones are gone already."""
+        """Delete a directory; an unknown one is gone already."""
         fd = self._held.pop(path, -1)
         if fd < 0:
             done(None)
@@ -60,7 +60,7 @@ class Scratch:
         self._delete(path, fd, done)
 
     def _sweep(self) -> None:
-        """Delete what no living launcher holds."""
+        """Delete directories that no living launcher holds."""
         for name in os.listdir(self._base):
             path = os.path.join(self._base, name)
             try:
@@ -81,4 +81,5 @@ class Scratch:
             os.close(fd)
             done(result)
 
-        self._jobs.start(_CLEAR, {}, [os.dup(fd)], [], cleared)
+        job = StartJob(function=CLEAR.function, args={}, search_path=(), descriptors=[os.dup(fd)])
+        self._jobs.start(job, cleared)

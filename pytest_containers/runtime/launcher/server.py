@@ -1,49 +1,44 @@
-"""What the launcher does while the run lives: it serves the supervisor."""
+"""The launcher while the run lives: it serves the supervisor."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
 
-from pytest_containers.linux import mount, process
-from pytest_containers.runtime.channel import Channel, Frame
+from pytest_containers.linux import cgroups, process
+from pytest_containers.linux.descriptors import OwnedDescriptors, raise_descriptor_limit
+from pytest_containers.runtime.identity import Identity
+from pytest_containers.runtime.launcher.cgroups import Cgroups, exposed
+from pytest_containers.runtime.launcher.door import Door
 from pytest_containers.runtime.launcher.egress import Egress
-from pytest_containers.runtime.launcher.identity import Identity
 from pytest_containers.runtime.launcher.jobs import Jobs
 from pytest_containers.runtime.launcher.scratch import Scratch
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault, FaultError, fault, from_os_error
-from pytest_containers.runtime.network.endpoint import Endpoint
+from pytest_containers.runtime.launcher.trees import open_host_tree
+from pytest_containers.runtime.network.endpoint import EndpointForwarder
 from pytest_containers.runtime.network.forward import Forwards
-from pytest_containers.runtime.network.hostports import connect_host
-from pytest_containers.runtime.peer import Peer
+from pytest_containers.runtime.network.hostports import HostConnections
+from pytest_containers.runtime.wire.channel import Channel, Frame
+from pytest_containers.runtime.wire.dispatch import LATER, Call, Dispatcher, Later
+from pytest_containers.runtime.wire.faults import Fault, FaultError, from_os_error
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.message import close_all
+from pytest_containers.runtime.wire.operations import host
+from pytest_containers.runtime.wire.operations.containers import OpenEndpoint, RefusedCount
+from pytest_containers.runtime.wire.operations.inside import Admit, Dial, RenewCgroupNamespace
+from pytest_containers.runtime.wire.operations.job import JobResult
+from pytest_containers.runtime.wire.operations.run import StartRun
+from pytest_containers.runtime.wire.peer import Peer
+from pytest_containers.runtime.wire.tasks import Future
 
-Dialled = Callable[[socket.socket | Fault], None]
+_GRACE_S = 5.0
+"""How long after its time a supervisor that should have ended by itself is killed."""
+
+OPERATIONS: Dispatcher[Launcher] = Dispatcher("{} on the host")
+"""The operations that the launcher serves for the supervisor."""
 
 
 class Launcher:
-    """The launcher's half of the link to the supervisor.
-
-    Operations, with what their answers carry:
-
-    ``trees``
-        Mounts of the caller's directories and files; a descriptor each.
-    ``job``
-        A function run as root of the run's user namespace (`jobs`); its result.
-    ``forward``, ``unforward``
-        A port of 127.0.0.1 for one of a container; its number.
-    ``endpoint``, ``endpoint_target``, ``endpoint_close``
-        A fixed port of 127.0.0.1 (a bound socket) that leads to one container after the other; how
-        many connections were refused meanwhile.
-    ``scratch``, ``scratch_remove``
-        A directory on disk for a writable layer: its path and, as root, a mount of it.
-    ``egress``
-        A process that connects a network namespace to other machines; a pidfd of it.
-    ``host_connect``
-        Join a socket that a container opened to a port of 127.0.0.1.
-    """
+    """The launcher's half of the link to the supervisor; it serves `operations.host`."""
 
     def __init__(
         self,
@@ -52,30 +47,37 @@ class Launcher:
         pidfd: int,
         controller_fd: int,
         identity: Identity,
-        home: str,
+        request: StartRun,
     ) -> None:
         self.userns_fd: int = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self._pidfd = pidfd
         self._controller_fd = controller_fd
         self._identity = identity
-        self._home = home
+        self._request = request
         self._loop = Loop()
-        self._endpoints: dict[str, Endpoint] = {}
+        self.trees: list[cgroups.Hierarchy] = cgroups.hierarchies()
+        self._cgroups = Cgroups(
+            self._loop, pid, pidfd, identity, self.trees, request.max_memory_bytes
+        )  # fmt: skip
+        self._endpoints: dict[str, EndpointForwarder] = {}
         self._kept: list[Channel] = []
+        self._door: Door | None = None
         self._link = link
-        self._operations: dict[str, Callable[[Peer, dict[str, Any], Frame], None]] = {
-            "trees": self._trees,
-            "job": self._job,
-            "forward": self._forward,
-            "unforward": self._unforward,
-            "endpoint": self._endpoint,
-            "endpoint_target": self._endpoint_target,
-            "endpoint_close": self._endpoint_close,
-            "host_connect": self._host_connect,
-            "egress": self._start_egress,
-            "scratch": self._make_scratch,
-            "scratch_remove": self._remove_scratch,
-        }
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory that the containers may use together, if that is limited."""
+        limits = (cgroups.memory_limit_bytes(self.trees), self._request.max_memory_bytes)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def cgroups_for_all(self) -> bool:
+        """True if also a container without limits needs a cgroup of its own.
+
+        Container root could write to that of the caller, or all share a limit.
+        """
+        limited = self._request.max_memory_bytes is not None
+        return limited or bool(exposed(self._identity, self.trees))
 
     def keep(self, channel: Channel) -> None:
         """Hold `channel` open for as long as the launcher lives."""
@@ -83,141 +85,144 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the test process or the supervisor has ended, then kill what is left."""
+        OPERATIONS.fail_in(self._request.fail_in)
         loop = self._loop
         self._supervisor = Peer(loop, self._link, self._handle, loop.stop)
         self._forwards = Forwards(loop, self._dial)
-        self._jobs = Jobs(loop, self.userns_fd, self._identity)
+        self._host_connections = HostConnections(loop, raise_descriptor_limit())
+        self._jobs = Jobs(loop, self.userns_fd, self._identity, self._request.fail_in)
         self._egress = Egress(loop, self.userns_fd)
-        self._scratch = Scratch(self._home, self._jobs, self._identity)
+        self._scratch = Scratch(self._request.home, self._jobs, self._identity)
         loop.add_reader(self._pidfd, loop.stop)
         loop.add_reader(self._controller_fd, loop.stop)
         try:
             loop.run()
         finally:
             process.pidfd_kill(self._pidfd, 9)
+            if self._door is not None:
+                self._door.close()
+            self._cgroups.close()
 
     def _handle(self, peer: Peer, frame: Frame) -> None:
-        number = frame.body["id"]
-        try:
-            self._operations[frame.body["op"]](peer, frame.body, frame)
-        except FaultError as error:
-            peer.refuse(number, error.fault)
-        except OSError as error:
-            peer.refuse(
-                number, from_os_error("StartError", f"{frame.body['op']} on the host", error)
-            )
+        OPERATIONS.dispatch(self, peer, frame)
 
-    def _trees(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        fds: list[int] = []
-        try:
-            for path, mapped, recursive in body["trees"]:
-                fds.append(self._open_tree(path, idmapped=mapped, recursive=recursive))
-            kinds = [os.path.isdir(f"/proc/self/fd/{fd}") for fd in fds]
-            peer.answer(body["id"], kinds, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
+    @OPERATIONS.handles(host.OpenTrees)
+    def _open_trees(self, op: host.OpenTrees, call: Call[host.OpenedTrees]) -> Later:
+        with OwnedDescriptors() as opened:
+            trees = [open_host_tree(tree, self.userns_fd, opened.fds) for tree in op.trees]
+            call.answer(host.OpenedTrees(trees=trees, mounts=opened.fds))
+        return LATER
 
-    def _open_tree(self, path: str, *, idmapped: bool, recursive: bool) -> int:
-        try:
-            fd = mount.open_tree(path, recursive=recursive)
-        except OSError as error:
-            raise FaultError(
-                "StartError", f"mount of {path}: {error.strerror}", path=path, errno=error.errno
-            ) from None
-        if idmapped:
-            try:
-                mount.idmap(fd, self.userns_fd)
-            except OSError:
-                # A file system without idmapped mounts: its files show as nobody's.
-                if recursive:
-                    os.close(fd)
-                    return self._open_tree(path, idmapped=True, recursive=False)
-        return fd
-
-    def _job(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        number = body["id"]
-
-        def done(result: Any) -> None:
+    @OPERATIONS.handles(host.StartJob)
+    def _start_job(self, op: host.StartJob, call: Call[JobResult]) -> Later:
+        def done(result: JobResult | Fault) -> None:
             if isinstance(result, Fault):
-                peer.refuse(number, result)
+                call.refuse(result)
             else:
-                peer.answer(number, result)
+                call.answer(result)
 
-        self._jobs.start(body["function"], body["args"], frame.fds, body["search_path"], done)
+        self._jobs.start(op, done)
+        return LATER
 
-    def _make_scratch(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        path, fd = self._scratch.make()
+    @OPERATIONS.handles(host.MakeScratch)
+    def _make_scratch(self, op: host.MakeScratch, call: Call[host.ScratchDirectory]) -> Later:
         try:
-            peer.answer(body["id"], path, [fd] if fd >= 0 else [])
+            path, fd = self._scratch.make()
+        except OSError as error:
+            fault = from_os_error("StartError", "make a writable layer on disk", error)
+            message = f"{fault.message}; set PYTEST_CONTAINERS_HOME to another place"
+            raise FaultError.of(fault._replace(message=message)) from None
+        fds = [fd] if fd >= 0 else []
+        try:
+            call.answer(host.ScratchDirectory(path=path, mount=fds))
         finally:
-            if fd >= 0:
-                os.close(fd)
+            close_all(fds)
+        return LATER
 
-    def _remove_scratch(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        number = body["id"]
-        self._scratch.remove(body["path"], lambda result: peer.answer(number))
+    @OPERATIONS.handles(host.RemoveScratch)
+    def _remove_scratch(self, op: host.RemoveScratch, call: Call[None]) -> Later:
+        self._scratch.remove(op.path, lambda result: call.answer(None))
+        return LATER
 
-    def _dial(self, protocol: str, ip: str, port: int, done: Dialled) -> None:
-        def answered(frame: Frame | Fault) -> None:
-            if isinstance(frame, Fault):
-                done(frame)
-            else:
-                done(socket.socket(fileno=frame.fds[0]))
+    @OPERATIONS.handles(host.MakeCgroup)
+    async def _make_cgroup(self, op: host.MakeCgroup, call: Call[host.CgroupFiles]) -> Later:
+        def renew_namespace() -> Future[None]:
+            return self._supervisor.request(RenewCgroupNamespace())
 
-        body = {"op": "dial", "protocol": protocol, "ip": ip, "port": port}
-        self._supervisor.request(body, answered)
+        cgroup = await self._cgroups.make(op.key, op.resources, renew_namespace)
+        try:
+            call.answer(cgroup)
+        finally:
+            close_all(cgroup.files)
+        return LATER
 
-    def _forward(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        number = body["id"]
+    @OPERATIONS.handles(host.RemoveCgroup)
+    def _remove_cgroup(self, op: host.RemoveCgroup, call: Call[None]) -> None:
+        self._cgroups.remove(op.key)
 
-        def done(port: int | Fault) -> None:
-            if isinstance(port, Fault):
-                peer.refuse(number, port)
-            else:
-                peer.answer(number, port)
+    async def _dial(self, protocol: str, ip: str, port: int) -> socket.socket:
+        answer = await self._supervisor.request(Dial(protocol=protocol, ip=ip, port=port))
+        return socket.socket(fileno=answer.socket)
 
-        target = (body["ip"], body["port"])
-        self._forwards.open(body["key"], body["protocol"], target, body["host_port"], done)
+    @OPERATIONS.handles(host.Forward)
+    def _forward(self, op: host.Forward, call: Call[host.ForwardedPorts]) -> host.ForwardedPorts:
+        ports = self._forwards.open(op.key, op.ip, op.ports, op.label)
+        return host.ForwardedPorts(ports=ports)
 
-    def _unforward(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        for key in body["keys"]:
-            self._forwards.close(key)
-        peer.answer(body["id"])
+    @OPERATIONS.handles(host.StopForwarding)
+    def _stop_forwarding(self, op: host.StopForwarding, call: Call[None]) -> None:
+        self._forwards.close(op.key)
 
-    def _endpoint(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        sock = socket.socket(fileno=frame.fds[0])
-        self._endpoints[body["key"]] = Endpoint(self._loop, sock, self._dial)
-        peer.answer(body["id"])
+    @OPERATIONS.handles(OpenEndpoint)
+    def _open_endpoint(self, op: OpenEndpoint, call: Call[None]) -> None:
+        if op.bound:
+            sock = socket.socket(fileno=op.bound[0])
+        else:
+            sock = self._forwards.listen("tcp", op.port, op.label)
+        self._endpoints[op.key] = EndpointForwarder(self._loop, sock, self._dial)
 
-    def _endpoint_target(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        target = body["target"]
-        refused = self._endpoints[body["key"]].lead_to(None if target is None else tuple(target))
-        peer.answer(body["id"], refused)
+    @OPERATIONS.handles(host.RouteEndpoint)
+    def _route_endpoint(self, op: host.RouteEndpoint, call: Call[RefusedCount]) -> RefusedCount:
+        target = (op.ip, op.port) if op.ip else None
+        return RefusedCount(count=self._endpoints[op.key].lead_to(target))
 
-    def _endpoint_close(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        for key in body["keys"]:
+    @OPERATIONS.handles(host.CloseEndpoints)
+    def _close_endpoints(self, op: host.CloseEndpoints, call: Call[None]) -> None:
+        for key in op.keys:
             endpoint = self._endpoints.pop(key, None)
             if endpoint is not None:
                 endpoint.close()
-        peer.answer(body["id"])
 
-    def _start_egress(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        netns_fd, alive_fd = frame.fds
+    @OPERATIONS.handles(host.StartEgress)
+    def _start_egress(self, op: host.StartEgress, call: Call[host.EgressStarted]) -> Later:
         try:
-            pidfd = self._egress.start(body["program"], netns_fd, alive_fd)
+            pidfd = self._egress.start(op.program, op.netns, op.alive)
         finally:
-            os.close(netns_fd)
+            os.close(op.netns)
         try:
-            peer.answer(body["id"], None, [pidfd])
+            call.answer(host.EgressStarted(pidfd=pidfd))
         finally:
             os.close(pidfd)
+        return LATER
 
-    def _host_connect(self, peer: Peer, body: dict[str, Any], frame: Frame) -> None:
-        connect_host(self._loop, socket.socket(fileno=frame.fds[0]), body["port"])
-        peer.answer(body["id"])
+    @OPERATIONS.handles(host.ConnectHost)
+    def _connect_host(self, op: host.ConnectHost, call: Call[None]) -> None:
+        self._host_connections.connect(socket.socket(fileno=op.socket), op.port)
 
+    @OPERATIONS.handles(host.Outlive)
+    def _outlive(self, op: host.Outlive, call: Call[None]) -> None:
+        self._door = Door(
+            self._loop, socket.socket(fileno=op.listener), op.directory, op.name, self._admit
+        )
+        process.prctl(process.PR_SET_PDEATHSIG, 0)
+        # Had it ended before, its pidfd would be readable.
+        self._loop.remove_reader(self._controller_fd)
+        self._loop.add_reader(self._controller_fd, lambda: self._controller_ended(op.keep_s))
 
-def unknown(op: str) -> Fault:
-    """For an operation that is not one."""
-    return fault("ContainersError", f"the launcher has no operation {op!r}")
+    def _admit(self, sock: int, pidfd: int) -> None:
+        self._supervisor.request(Admit(socket=sock, pidfd=pidfd))
+
+    def _controller_ended(self, keep_s: float) -> None:
+        """Leave the end to the supervisor; should it hang, end it when its time is over."""
+        self._loop.remove_reader(self._controller_fd)
+        self._loop.call_later(keep_s + _GRACE_S, self._loop.stop)

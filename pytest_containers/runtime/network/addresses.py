@@ -1,4 +1,4 @@
-"""Address arithmetic of a run: which addresses there are, and who gets which.
+"""Address arithmetic of a run: its addresses, and what each is for.
 
 A run has one IPv4 prefix, ``10.x.0.0/16``, and one IPv6 prefix, a random ``fd..../48`` (RFC 4193).
 The lower 16 bits of an IPv4 address ("low") name everything in it:
@@ -23,6 +23,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 FIRST_PREFIX, LAST_PREFIX = 64, 255
 FIRST_NETWORK, LAST_NETWORK = 1, 766
@@ -57,24 +58,20 @@ class RunAddresses:
         """The IPv6 prefix, a /48."""
         return f"{socket.inet_ntop(socket.AF_INET6, self._prefix6 + bytes(10))}/48"
 
-    def packed4(self, low: int) -> bytes:
-        """The 4 bytes of an IPv4 address."""
-        return bytes((10, self.octet)) + low.to_bytes(2, "big")
-
     def packed6(self, network: int, low: int) -> bytes:
-        """The 16 bytes of an IPv6 address; `low` 0 is the network itself."""
+        """Return the 16 bytes of an IPv6 address; `low` 0 is the network itself."""
         return self._prefix6 + network.to_bytes(2, "big") + low.to_bytes(8, "big")
 
     def ip4(self, low: int) -> str:
-        """An IPv4 address as text."""
+        """Return an IPv4 address as text."""
         return f"10.{self.octet}.{low >> 8}.{low & 255}"
 
     def ip6(self, network: int, low: int) -> str:
-        """An IPv6 address as text."""
+        """Return an IPv6 address as text."""
         return socket.inet_ntop(socket.AF_INET6, self.packed6(network, low))
 
     def mac(self, low: int, *, near: bool = False) -> bytes:
-        """The hardware address that goes with an IPv4 address.
+        """Return the hardware address that goes with an IPv4 address.
 
         Args:
             low: Of the IPv4 address.
@@ -84,13 +81,33 @@ class RunAddresses:
         return bytes((6 if near else 2, 0x70, 0x63, self.octet)) + low.to_bytes(2, "big")
 
 
+class Facts(NamedTuple):
+    """The addresses of the run's network, and its reach.
+
+    Attributes:
+        octet: x of its ``10.x.0.0/16``.
+        prefix, prefix6: Its prefixes; without IPv6 the latter is empty, as is every other
+            IPv6 address.
+        connected: Whether the host reaches containers by their addresses.
+        reason: Why not.
+        gateway4: The run's own address in every network.
+    """
+
+    octet: int
+    prefix: str
+    prefix6: str
+    connected: bool
+    reason: str
+    gateway4: str
+
+
 def mac_text(mac: bytes) -> str:
     """``02:70:63:...``."""
     return mac.hex(":")
 
 
 def block_start(number: int) -> int:
-    """`low` of the first address of a block: the block's own name, nobody's address."""
+    """`low` of the first address of a block, which names the block and is not used."""
     return number * BLOCK_SIZE
 
 
@@ -101,7 +118,7 @@ def block_addresses(number: int) -> range:
 
 
 class Pool:
-    """Numbers to hand out: fresh ones first, then what was given back longest ago."""
+    """Numbers to hand out: fresh ones first, then the ones returned longest ago."""
 
     def __init__(self, numbers: Iterable[int] = ()) -> None:
         self._free = deque(numbers)
@@ -114,7 +131,7 @@ class Pool:
         self._free.extend(numbers)
 
     def take(self) -> int:
-        """A number that nobody has.
+        """Take a number that is not in use.
 
         Raises:
             LookupError: All are taken.

@@ -1,8 +1,8 @@
 """Waiting for a link to carry.
 
-Of a veth pair the end that was brought up first, and a bridge that has got its first port, begin
-to send only when a worker of the kernel has come round to it (linkwatch). What is sent before is
-dropped without a word, and whoever sent it tries again a second later.
+The end of a veth pair that was brought up first, and a bridge with its first port, begin to send
+only when a worker of the kernel has run (linkwatch). Packets sent before are dropped silently, and
+their sender tries again a second later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PAUSE_S, _TRIES = 0.0002, 500
 
 
 def wait_until_up(sock: NetlinkSocket, get_link: bytes) -> bool:
-    """Wait until a link carries, for 0.1 s and more at most; whether it does.
+    """Wait until a link carries, at most some 0.1 s; return True if it does.
 
     Args:
         sock: In the link's namespace.

@@ -5,61 +5,61 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
 
 from pytest_containers.linux.process import CLONE_NEWNET, setns
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault, fault
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.tasks import writable
 
-Done = Callable[[socket.socket | Fault], None]
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
-def dial(loop: Loop, protocol: str, ip: str, port: int, timeout_s: float, done: Done) -> None:
-    """Connect from the run's own namespace; `done` gets the socket, which it owns, or why not."""
+async def dial(loop: Loop, protocol: str, ip: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect from this process's own network namespace; the socket does not block.
+
+    Raises:
+        FaultError: Refused, or not within `timeout_s`.
+    """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     try:
         sock = socket.socket(family, _KINDS[protocol] | _FLAGS)
     except OSError as error:
-        done(_refused(ip, port, error.errno or errno.EIO))
-    else:
-        _connect(loop, sock, ip, port, timeout_s, done)
+        raise _refusal(ip, port, error.errno or errno.EIO) from None
+    return await _connect(loop, sock, ip, port, timeout_s)
 
 
-def dial_inside(
-    loop: Loop,
-    netns_fd: int,
-    own_netns_fd: int,
-    protocol: str,
-    port: int,
-    timeout_s: float,
-    done: Done,
-) -> None:
-    """Connect to the loopback device of another network namespace, IPv4 before IPv6."""
+async def dial_inside(
+    loop: Loop, netns_fd: int, own_netns_fd: int, protocol: str, port: int, timeout_s: float
+) -> socket.socket:
+    """Connect to the loopback device of another network namespace, IPv4 before IPv6.
 
+    Raises:
+        FaultError: Refused, or not within `timeout_s`. Of two refusals the one of IPv4 is told,
+            which most expect.
+    """
     # Both at once: later the descriptor might stand for another container's namespace.
     sock4, sock6 = _sockets_inside(netns_fd, own_netns_fd, _KINDS[protocol] | _FLAGS)
-
-    def tried(first: socket.socket | Fault) -> None:
-        if isinstance(first, socket.socket) or sock6 is None:
-            if sock6 is not None:
-                sock6.close()
-            done(first)
-        else:
-            # Of two refusals the first is told: IPv4 is what most expect.
-            _connect(
-                loop, sock6, "::1", port, timeout_s,
-                lambda second: done(first if isinstance(second, Fault) else second),
-            )  # fmt: skip
-
-    _connect(loop, sock4, "127.0.0.1", port, timeout_s, tried)
+    try:
+        try:
+            return await _connect(loop, sock4, "127.0.0.1", port, timeout_s)
+        except FaultError as refusal:
+            if sock6 is None:
+                raise
+            sock, sock6 = sock6, None
+            try:
+                return await _connect(loop, sock, "::1", port, timeout_s)
+            except FaultError:
+                raise refusal from None
+    finally:
+        if sock6 is not None:
+            sock6.close()
 
 
 def _sockets_inside(
     netns_fd: int, own_netns_fd: int, kind: int
 ) -> tuple[socket.socket, socket.socket | None]:
-    """An IPv4 and an IPv6 socket of another namespace; the latter None in a kernel without."""
+    """Make an IPv4 and an IPv6 socket in another namespace; the latter None without IPv6."""
     setns(netns_fd, CLONE_NEWNET)
     try:
         sock4 = socket.socket(socket.AF_INET, kind)
@@ -71,33 +71,25 @@ def _sockets_inside(
         setns(own_netns_fd, CLONE_NEWNET)
 
 
-def _connect(
-    loop: Loop, sock: socket.socket, ip: str, port: int, timeout_s: float, done: Done
-) -> None:
-    code = sock.connect_ex((ip, port))
-    if code != errno.EINPROGRESS:
-        _finish(sock, ip, port, code, done)
-        return
-    timer = loop.call_later(timeout_s, lambda: writable(errno.ETIMEDOUT))
-
-    def writable(code: int | None = None) -> None:
-        loop.remove_writer(sock.fileno())
-        loop.cancel(timer)
-        if code is None:
+async def _connect(
+    loop: Loop, sock: socket.socket, ip: str, port: int, timeout_s: float
+) -> socket.socket:
+    """Connect `sock`, which is closed if that fails."""
+    try:
+        code = sock.connect_ex((ip, port))
+        if code == errno.EINPROGRESS:
+            in_time = await writable(loop, sock.fileno(), timeout_s)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        _finish(sock, ip, port, code, done)
-
-    loop.add_writer(sock.fileno(), writable)
-
-
-def _finish(sock: socket.socket, ip: str, port: int, code: int, done: Done) -> None:
-    if code:
+            code = code if in_time else errno.ETIMEDOUT
+        if code:
+            raise _refusal(ip, port, code)
+    except BaseException:
         sock.close()
-        done(_refused(ip, port, code))
-    else:
-        done(sock)
+        raise
+    return sock
 
 
-def _refused(ip: str, port: int, code: int) -> Fault:
-    why = os.strerror(code)
-    return fault("ContainersError", f"connect to {ip} port {port}: {why}", errno=code)
+def _refusal(ip: str, port: int, code: int) -> FaultError:
+    return FaultError(
+        "ContainersError", f"connect to {ip} port {port}: {os.strerror(code)}", errno=code
+    )

@@ -1,17 +1,18 @@
-"""Fixed addresses of the host's 127.0.0.1 that lead to one container after the other."""
+"""Fixed addresses of the host's 127.0.0.1, each for one container after the other."""
 
 from __future__ import annotations
 
 import socket
 
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
 from pytest_containers.runtime.network.forward import Dial, reset, reset_at_close
 from pytest_containers.runtime.network.relay import Relay
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.tasks import run_task
 
 
-class Endpoint:
-    """A listening socket that was bound by the test process, and where it leads at the moment.
+class EndpointForwarder:
+    """A listening socket, bound by the test process, and the container it leads to.
 
     Args:
         loop: Runs it.
@@ -33,12 +34,12 @@ class Endpoint:
         loop.add_reader(sock.fileno(), self._accept)
 
     def lead_to(self, target: tuple[str, int] | None) -> int:
-        """From now on to another container, or to none; what is connected is reset.
+        """Lead to another container, or to none, and reset the connections there are.
 
         Returns:
             How many connections were refused since the last time: there was no container.
         """
-        while self._accept():  # whoever came before comes to the old one
+        while self._accept():  # connections that came before belong to the old one
             pass
         self._target = target
         self._turn += 1
@@ -63,20 +64,21 @@ class Endpoint:
             return True
         self._dialling.add(near)
 
-        def dialled(far: socket.socket | Fault) -> None:
-            if turn == self._turn:
-                self._dialling.discard(near)
-                self._join(near, far)
-            elif not isinstance(far, Fault):
-                far.close()
-
-        self._dial("tcp", *target, dialled)
+        run_task(self._join(near, target, turn))
         return True
 
-    def _join(self, near: socket.socket, far: socket.socket | Fault) -> None:
-        if isinstance(far, Fault):
-            reset(near)
+    async def _join(self, near: socket.socket, target: tuple[str, int], turn: int) -> None:
+        try:
+            far = await self._dial("tcp", *target)
+        except FaultError:
+            if turn == self._turn:
+                self._dialling.discard(near)
+                reset(near)
             return
+        if turn != self._turn:  # `near` was reset when the endpoint was led elsewhere
+            far.close()
+            return
+        self._dialling.discard(near)
         try:
             relay = Relay(self._loop, near, far, lambda: self._forget(relay))
         except OSError:  # no pipe: out of descriptors

@@ -32,6 +32,7 @@ from pytest_containers.runtime.network.messages import AF_INET, AF_INET6, Encode
 from pytest_containers.runtime.network.templates import (
     ALLOW_LINKED,
     FIRST_BRIDGE,
+    FIRST_VETH,
     LOOPBACK,
     Templates,
     bridge_name,
@@ -40,6 +41,7 @@ from pytest_containers.runtime.network.templates import (
 _ALLOW_OWN, _ANSWERS, _PROHIBIT = ALLOW_LINKED - 100, ALLOW_LINKED + 100, ALLOW_LINKED + 200
 _TCP, _UDP, _ICMP = 6, 17, 1
 _SPARES = 3
+_FORGET_EVERY = 256
 _IPV6_DISABLED = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 
@@ -52,7 +54,7 @@ class _Allowed(NamedTuple):
 
 
 class _Spare(NamedTuple):
-    """A namespace whose link leads to no network yet."""
+    """A namespace with a link to no network yet."""
 
     fd: int
     inside: NetlinkSocket
@@ -101,7 +103,7 @@ class Factory:
     # ----------------------------------------------------------------- the run
 
     def set_up_run(self) -> None:
-        """The gateway, and the rules that all networks share.
+        """Set up the gateway, and the rules that all networks share.
 
         Raises:
             OSError: Something was refused.
@@ -118,7 +120,7 @@ class Factory:
             self._rule(AF_INET6, _PROHIBIT, allow=False, destination=(prefix6, int(length)))
 
     def set_up_host_link(self, local_ports: tuple[int, int]) -> None:
-        """The run's end of the link to the host.
+        """Set up the run's end of the link to the host.
 
         Args:
             local_ports: First and last port of the host's own connections.
@@ -133,9 +135,13 @@ class Factory:
         # What the host asked a container may be answered; the host's services may not be asked.
         for protocol in (_TCP, _UDP):
             self._rule(
-                AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=protocol,
+                AF_INET,
+                _ANSWERS,
+                allow=True,
+                destination=(host, 32),
+                ip_protocol=protocol,
                 destination_ports=local_ports,
-            )  # fmt: skip
+            )
         self._rule(AF_INET, _ANSWERS, allow=True, destination=(host, 32), ip_protocol=_ICMP)
 
     def drop_host_link(self) -> None:
@@ -153,7 +159,7 @@ class Factory:
     # ---------------------------------------------------------------- networks
 
     def network(self, number: int, low: int) -> int:
-        """A bridge and its first port; the descriptor of the port's namespace."""
+        """Make a bridge and its first port; return the descriptor of the port's namespace."""
         if number not in self._ports:
             self._make_bridge(number)
             self._ports[number] = []
@@ -166,6 +172,7 @@ class Factory:
         name = bridge_name(number)
         self._ask(templates.bridge(number), f"make bridge {name}")
         try:
+            self._doubt_neighbours(templates.bridge_doubts(number))
             self._ask(templates.block(number, number), f"route to network {number}")
             if self.has_ipv6:
                 message = templates.gateway6(number)
@@ -175,7 +182,7 @@ class Factory:
             raise
 
     def block(self, number: int, block: int, linked: Sequence[int]) -> None:
-        """More addresses for network `number`: those of another block.
+        """Add the addresses of another block to network `number`.
 
         Args:
             linked: The networks that may reach it.
@@ -183,22 +190,22 @@ class Factory:
         message = self._templates.block(number, block)
         self._ask(message, f"route to block {block} of network {number}")
         # Containers of different blocks of a network meet at the gateway.
-        wanted = [_Allowed(number, number, number), _Allowed(number, number, block)]
-        wanted += [_Allowed(other, number, block) for other in linked]
-        self._allow(wanted)
+        rules = [_Allowed(number, number, number), _Allowed(number, number, block)]
+        rules += [_Allowed(other, number, block) for other in linked]
+        self._allow(rules)
 
     def link(self, child: Sequence[int], parents: Sequence[Sequence[int]]) -> None:
         """Let packets pass between network `child` and each of `parents` (number, *blocks)."""
-        wanted = []
+        rules = []
         for parent in parents:
             for iif, (to, *blocks) in ((child[0], parent), (parent[0], child)):
-                wanted += [_Allowed(iif, to, block) for block in blocks]
+                rules += [_Allowed(iif, to, block) for block in blocks]
                 if self.has_ipv6:
-                    wanted.append(_Allowed(iif, to, None))
-        self._allow(wanted)
+                    rules.append(_Allowed(iif, to, None))
+        self._allow(rules)
 
-    def _allow(self, wanted: Iterable[_Allowed]) -> None:
-        new = [rule for rule in dict.fromkeys(wanted) if rule not in self._allowed]
+    def _allow(self, rules: Iterable[_Allowed]) -> None:
+        new = [rule for rule in dict.fromkeys(rules) if rule not in self._allowed]
         self._change_rules(new, delete=False)
         self._allowed.update(new)
 
@@ -219,7 +226,7 @@ class Factory:
         """Make networks (number, *other blocks) as if they were new.
 
         No rule names them, nothing is connected to them. Their bridges stay, to be used again:
-        to delete one takes the kernel 17 ms, in which nobody else can change a link.
+        to delete one takes the kernel 17 ms, in which no other process can change a link.
 
         Raises:
             OSError: Of the first that failed.
@@ -246,7 +253,7 @@ class Factory:
     # ------------------------------------------------------------------- ports
 
     def port(self, number: int, low: int) -> int:
-        """A namespace with a link to network `number`; its descriptor."""
+        """Make a namespace with a link to network `number`; return its descriptor."""
         spare = self._spares.pop() if self._spares else self._make_spare()
         try:
             with spare.inside as inside:
@@ -254,12 +261,20 @@ class Factory:
                 message = self._templates.attach(spare.serial, number)
                 self._ask(message, f"make a port of network {number}")
                 self._ports[number].append(spare.serial)
+                if spare.serial % _FORGET_EVERY == 0:
+                    self._forget_ended_ports()
                 message, doing = self._templates.inside(number, low, ipv6=self.has_ipv6)
                 inside.request(message, *doing)
         except BaseException:
             os.close(spare.fd)
             raise
         return spare.fd
+
+    def _forget_ended_ports(self) -> None:
+        """Forget ports whose namespaces have ended: a network may live as long as the run."""
+        indexes = {index for index, _ in socket.if_nameindex()}
+        for ports in self._ports.values():
+            ports[:] = [serial for serial in ports if FIRST_VETH + serial in indexes]
 
     def prepare(self) -> bool:
         """Make one more namespace ahead of need, of no network yet; False: there are enough.
@@ -271,7 +286,7 @@ class Factory:
         try:
             self._spares.append(self._make_spare())
         except OSError:
-            return False  # nobody has asked; who does so is told
+            return False  # no request to refuse: the next one meets the same error
         return True
 
     def _make_spare(self) -> _Spare:
@@ -284,15 +299,21 @@ class Factory:
                 "make a link to a new namespace",
                 "bring it up",
             )
-            inside.request(templates.far_up, "bring loopback up", "bring the link's far end up")
+            message, doing = templates.far_end(ipv6=self.has_ipv6)
+            inside.request(message, *doing)
         except BaseException:
             inside.close()
             os.close(fd)
             raise
         return _Spare(fd, inside, self._serial)
 
+    def _doubt_neighbours(self, messages: Sequence[bytes]) -> None:
+        """Have connections to a container that is gone refused soon."""
+        for message in messages if self.has_ipv6 else messages[:1]:
+            self._ask(message, "ask soon again for neighbours")
+
     def _namespace(self) -> tuple[int, NetlinkSocket]:
-        """A new namespace, and a netlink socket in it."""
+        """Make a namespace, and a netlink socket in it."""
         try:
             unshare(CLONE_NEWNET)
         except OSError as error:
@@ -312,14 +333,22 @@ class Factory:
             setns(self._netns_fd, CLONE_NEWNET)
 
 
-def set_sysctl(name: str, value: str) -> None:
+def set_sysctl(name: str, value: str, *, needed: bool = False) -> None:
     """Set a sysctl of the network namespace that this process is in.
 
-    One that is not there (a kernel without IPv6) needs no setting.
+    One that is not there (a kernel without IPv6) needs no setting, nor one that is *needed* and has
+    the value. Where all are read-only, as in most containers, the others stay as they are.
     """
+    path = f"/proc/sys/net/{name}"
     try:
-        fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        if needed and _read(path) != value:
+            raise
         return
     try:
         os.write(fd, value.encode())
@@ -328,16 +357,28 @@ def set_sysctl(name: str, value: str) -> None:
 
 
 def _has_ipv6() -> bool:
-    """Whether new links of this namespace speak IPv6; else its addresses are refused (EACCES)."""
+    """True if new links of this namespace have IPv6; else its addresses are refused (EACCES).
+
+    Where its settings are read-only, packets are not forwarded, and addresses are of use late.
+    """
     try:
-        with open(_IPV6_DISABLED, encoding="ascii") as file:
-            return file.read().strip() == "0"
+        os.close(os.open(_IPV6_DISABLED, os.O_WRONLY | os.O_CLOEXEC))
+        return _read(_IPV6_DISABLED) == "0"
     except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
         return False
 
 
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
 def _last_group() -> int:
-    """The last of the groups from 0 on that exist here.
+    """Return the last of the groups from 0 on that exist here.
 
     Only such can be given to ping_group_range, and 65535 at most.
     """

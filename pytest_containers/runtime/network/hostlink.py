@@ -38,7 +38,7 @@ _PROBE_TIMEOUT_S = 3.0
 
 
 class HostLink(NamedTuple):
-    """What `choose_prefix` arrived at.
+    """The result of `choose_prefix`.
 
     Attributes:
         octet: x of the run's ``10.x.0.0/16``.
@@ -88,12 +88,12 @@ def choose_prefix(
 
 
 def host_socket() -> socket.socket:
-    """A socket of the namespace that this process is in, for `reaches` from elsewhere."""
+    """Make a socket in this process's namespace, for `reaches` from another one."""
     return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
 
 def reaches(host: socket.socket, address: str) -> bool:
-    """Whether the host can connect to `address` of this namespace; a firewall may be against it.
+    """Return True if the host can connect to `address` of this namespace: a firewall may drop it.
 
     Args:
         host: Of `host_socket`, called on the host; used up.

@@ -10,12 +10,14 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
-from pytest_containers.runtime.network.addresses import BLOCK_SIZE
+from pytest_containers.runtime.network.addresses import BLOCK_SIZE, Facts
+from pytest_containers.runtime.network.bridge import Bridge
 from pytest_containers.runtime.network.dial import dial
-from pytest_containers.runtime.network.networks import Facts, Network
-from pytest_containers.runtime.network.relay import Relay
+from pytest_containers.runtime.network.forward import reset
+from pytest_containers.runtime.network.relay import RELAY_DESCRIPTORS, Relay
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.tasks import run_task
 
 Connect = Callable[[socket.socket, int], None]
 _ANY6 = "::"
@@ -40,9 +42,9 @@ class HostPorts:
             prefix6 = facts.prefix6.partition("/")[0]
             self._prefix6 = socket.inet_pton(socket.AF_INET6, prefix6)[:6]
         self._listeners: dict[int, list[socket.socket]] = {}
-        self._allowed: dict[int, Counter[Network]] = {}
+        self._allowed: dict[int, Counter[Bridge]] = {}
 
-    def expose(self, port: int, network: Network) -> None:
+    def expose(self, port: int, network: Bridge) -> None:
         """Let containers of `network` reach `port` of the host."""
         if port not in self._listeners:
             self._listeners[port] = [self._listen(socket.AF_INET, self._facts.gateway4, port)]
@@ -50,7 +52,7 @@ class HostPorts:
                 self._listeners[port].append(self._listen(socket.AF_INET6, _ANY6, port))
         self._allowed.setdefault(port, Counter())[network] += 1
 
-    def withdraw(self, port: int, network: Network) -> None:
+    def withdraw(self, port: int, network: Bridge) -> None:
         """Take one `expose` back."""
         allowed = self._allowed.get(port)
         if allowed is None:
@@ -90,7 +92,7 @@ class HostPorts:
             sock.close()
 
     def _may(self, peer: str, port: int) -> bool:
-        """Whether the peer is in a network that was given the port.
+        """Check whether the peer is in a network that was given the port.
 
         An address cannot be forged over a connection: the answer goes to its network's bridge.
         """
@@ -102,26 +104,66 @@ class HostPorts:
         return any(block in network.blocks for network in self._allowed.get(port, ()))
 
 
-def connect_host(loop: Loop, near: socket.socket, port: int) -> None:
-    """The launcher's side: join an accepted socket to a port of the host's loopback device.
+class HostConnections:
+    """The launcher's side: joins accepted sockets to ports of the host's loopback device.
 
-    At 127.0.0.1, else at ::1, where a server for "localhost" may be. Owns the socket.
+    A program that opens ever more connections must not take the descriptors that the containers of
+    others need. So there are as many as half of them suffice for, and one address gets half of
+    that; what is too much is reset.
+
+    Args:
+        loop: Runs it.
+        descriptors: How many this process may have.
     """
 
-    def connected(far: socket.socket | Fault) -> None:
-        if isinstance(far, Fault):
+    def __init__(self, loop: Loop, descriptors: int) -> None:
+        self._loop = loop
+        self._most = max(descriptors // 2 // RELAY_DESCRIPTORS, 2)
+        self._by_peer: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return self._by_peer.total()
+
+    def connect(self, near: socket.socket, port: int) -> None:
+        """Join a socket, which it owns, to a port."""
+        try:
+            peer: str = near.getpeername()[0]
+        except OSError:  # it has gone again
             near.close()
             return
+        if self.count >= self._most or self._by_peer[peer] >= self._most // 2:
+            reset(near)
+            return
+        self._by_peer[peer] += 1
+        run_task(connect_host(self._loop, near, port, lambda: self._closed(peer)))
+
+    def _closed(self, peer: str) -> None:
+        self._by_peer[peer] -= 1
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+
+
+async def connect_host(
+    loop: Loop, near: socket.socket, port: int, closed: Callable[[], None] = lambda: None
+) -> None:
+    """Join an accepted socket to a port of the host's loopback device: the launcher's side.
+
+    At 127.0.0.1, else at ::1, where a server for "localhost" may be. Owns the socket.
+
+    Args:
+        closed: Called once when the connection has ended.
+    """
+    far = None
+    try:
         try:
-            Relay(loop, near, far)
-        except OSError:  # no pipe: out of descriptors
-            near.close()
+            far = await dial(loop, "tcp", "127.0.0.1", port, _TIMEOUT_S)
+        except FaultError:
+            far = await dial(loop, "tcp", "::1", port, _TIMEOUT_S)
+        Relay(loop, near, far, closed)
+    except (FaultError, OSError):  # refused; or no pipe: out of descriptors
+        near.close()
+        if far is not None:
             far.close()
-
-    def tried(far: socket.socket | Fault) -> None:
-        if isinstance(far, Fault):
-            dial(loop, "tcp", "::1", port, _TIMEOUT_S, connected)
-        else:
-            connected(far)
-
-    dial(loop, "tcp", "127.0.0.1", port, _TIMEOUT_S, tried)
+        closed()

@@ -10,102 +10,76 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TypeVar
 
-from pytest_containers.runtime.channel import Channel, Frame
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import Fault
 from pytest_containers.runtime.network.addresses import (
     FIRST_BLOCK,
     FIRST_NETWORK,
     GATEWAY_LOW,
     LAST_BLOCK,
     LAST_NETWORK,
+    Facts,
     Pool,
     RunAddresses,
     block_addresses,
 )
-from pytest_containers.runtime.peer import Peer
+from pytest_containers.runtime.network.bridge import Bridge, BridgePort
+from pytest_containers.runtime.wire.channel import Channel, Frame
+from pytest_containers.runtime.wire.dispatch import LATER, Call, Dispatcher, Later
+from pytest_containers.runtime.wire.faults import FaultError, received
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.networks import (
+    AddBlock,
+    LinkNetworks,
+    MakeNetwork,
+    MakePort,
+    NetworksFailed,
+    NetworksReady,
+    ResetNetworks,
+)
+from pytest_containers.runtime.wire.peer import Peer
+from pytest_containers.runtime.wire.tasks import Cancelled, Future, run_task
+
+REPORTS: Dispatcher[Networks] = Dispatcher()
+"""What the supervisor does with the network helper's reports."""
 
 _READY_NETWORKS, _FEW_NETWORKS = 3, 8
 _IDLE_S = 0.05
 _SPARE_AFTER_S = 0.003
 _MANY_DEAD, _FEW_DEAD = 64, 2
 _TRIES = 4
-_REMOVED = Fault("StartError", "join a network: it was removed", {})
-
-
-class Facts(NamedTuple):
-    """What the run's network is like.
-
-    Attributes:
-        octet: x of its ``10.x.0.0/16``.
-        prefix, prefix6: Its prefixes; without IPv6 the latter is empty, as is every other
-            IPv6 address.
-        connected: Whether the host reaches containers by their addresses.
-        reason: Why not.
-        gateway4: The run's own address in every network.
-    """
-
-    octet: int
-    prefix: str
-    prefix6: str
-    connected: bool
-    reason: str
-    gateway4: str
-
-
-class Port(NamedTuple):
-    """A network namespace with a link to a network.
-
-    Attributes:
-        netns_fd: The namespace.
-        low: Lower 16 bits of its IPv4 address.
-    """
-
-    netns_fd: int
-    low: int
-    ip: str
-    ip6: str
-    network: Network
-
-
-class Network:
-    """A network. Made by `Networks.create`.
-
-    Attributes:
-        number: Of its bridge and its IPv6 prefix.
-        gateway4, gateway6: The run's addresses in it.
-        blocks: Of IPv4 addresses.
-        linked: Networks that it reaches and that reach it: parents, their parents, children.
-    """
-
-    def __init__(
-        self, number: int, gateway4: str, gateway6: str, parents: Sequence[Network] = ()
-    ) -> None:
-        self.number = number
-        self.gateway4 = gateway4
-        self.gateway6 = gateway6
-        self.blocks: list[int] = [number]
-        self.parents: tuple[Network, ...] = tuple(parents)
-        self.linked: set[Network] = set()
-        self.addresses: Pool = Pool(block_addresses(number))
-        self.ready: deque[Port] = deque()
-        self.waiting: deque[Callable[[Port | Fault], None]] = deque()
-        self.making = 0
-        self.preparing = False
-        self.taken = 0
-        self.starved = 0
-        self.removed = False
+_T = TypeVar("_T")
 
 
 class Networks:
     """All networks of a run.
 
+    A network is *ready* (made, with one port, in `_ready`), then *taken* by `create`, then *dead*
+    (`remove`; in `_dead_networks`), and its number is free again once the helper has emptied its
+    bridge. A port is made, then *ready* in its network, *taken* by `take_port`, and *dead*
+    (`release_port`) until its namespace is closed in a pause.
+
+    Invariants, whenever a task may run:
+
+    - A number or an address is in its pool, or belongs to one network or port that is on its way,
+      ready, taken or dead. A number is free again once the helper has reset its bridge: before, a
+      new network would inherit ports and rules. What cannot be reset is never used again.
+    - Tasks that wait (`_waiting`, `Bridge.waiting`) are served in the order in which they asked,
+      and as many networks or ports are on their way as tasks wait.
+    - The helper works in the order of its requests, so that a request for a removed network is
+      over before its reset. Nothing is asked for a removed network after that.
+    - Counters are right before a future is set, since that runs its task.
+
+    There are no locks: nothing else runs between two awaits, but after each of them a network may
+    have been removed.
+
     Args:
         loop: Runs it.
         channel: To the helper.
         lost: Called when the helper has ended: there will be no more networks.
+
+    Attributes:
+        facts: Done once the run's network is set up, or cannot be.
     """
 
     def __init__(self, loop: Loop, channel: Channel, lost: Callable[[], None]) -> None:
@@ -118,110 +92,117 @@ class Networks:
         self._blocks = Pool(range(FIRST_BLOCK, LAST_BLOCK + 1))
         self._addresses: RunAddresses | None = None
         self._has_ipv6 = False
-        self._facts: Facts | Fault | None = None
-        self._ready_callbacks: list[Callable[[Facts | Fault], None]] = []
-        self._ready: deque[Network] = deque()
-        self._wanted: deque[Callable[[Network | Fault], None]] = deque()
+        self.facts: Future[Facts] = Future()
+        self._ready: deque[Bridge] = deque()
+        self._waiting: deque[Future[Bridge]] = deque()
         self._making = 0
         self._refilling = False
-        self._dead_ports: list[Port] = []
-        self._dead_networks: list[Network] = []
+        self._dead_ports: list[BridgePort] = []
+        self._dead_networks: list[Bridge] = []
         self._cleaning = False
         self._last_use = 0
 
     # ------------------------------------------------------------------- run
 
-    def when_ready(self, done: Callable[[Facts | Fault], None]) -> None:
-        """Call `done` once the run's network is set up, or cannot be."""
-        if self._facts is not None:
-            done(self._facts)
-        else:
-            self._ready_callbacks.append(done)
-
     def _from_helper(self, peer: Peer, frame: Frame) -> None:
-        body = frame.body
-        if body["op"] == "failed":
-            self._tell(Fault(*body["error"]))
-            return
-        self._addresses = addresses = RunAddresses(body["octet"], bytes.fromhex(body["global_id"]))
-        self._has_ipv6 = body["ipv6"]
+        REPORTS.dispatch(self, peer, frame)
+
+    @REPORTS.handles(NetworksFailed)
+    def _failed(self, report: NetworksFailed, call: Call[None]) -> Later:
+        self.facts.fail(FaultError.of(received(report.error)))
+        return LATER
+
+    @REPORTS.handles(NetworksReady)
+    def _are_ready(self, report: NetworksReady, call: Call[None]) -> Later:
+        self._addresses = addresses = RunAddresses(report.octet, bytes.fromhex(report.global_id))
+        self._has_ipv6 = report.ipv6
         prefix6 = addresses.prefix6 if self._has_ipv6 else ""
-        self._tell(
+        self.facts.set(
             Facts(
-                body["octet"], addresses.prefix, prefix6, body["connected"],
-                body["reason"], addresses.ip4(GATEWAY_LOW),
+                report.octet,
+                addresses.prefix,
+                prefix6,
+                report.connected,
+                report.reason,
+                addresses.ip4(GATEWAY_LOW),
             )
-        )  # fmt: skip
+        )
         self._refill()
+        return LATER
 
     def _lost(self) -> None:
-        if not isinstance(self._facts, Fault):
-            self._tell(Fault("RunLostError", "the run's network helper has ended", {}))
-        assert isinstance(self._facts, Fault)
-        wanted, self._wanted = self._wanted, deque()
-        for done in wanted:
-            done(self._facts)
+        lost = _helper_lost()
+        if not self.facts.done:
+            self.facts.fail(lost)
+        elif self._addresses is not None:
+            self.facts = Future()
+            self.facts.fail(lost)
+        self._addresses = None
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            future.fail(lost)
         self._on_lost()
-
-    def _tell(self, facts: Facts | Fault) -> None:
-        self._facts = facts
-        callbacks, self._ready_callbacks = self._ready_callbacks, []
-        for done in callbacks:
-            done(facts)
 
     # -------------------------------------------------------------- networks
 
-    def create(self, parents: Sequence[Network], done: Callable[[Network | Fault], None]) -> None:
-        """A new network; `done` is called at once when one is ready and there are no parents.
+    async def create(self, parents: Sequence[Bridge]) -> Bridge:
+        """Take a new network; without a wait when one is ready and there are no parents.
 
         Args:
             parents: Its containers reach those of these, and of their parents.
+
+        Raises:
+            FaultError: There are no more, or the helper has ended.
         """
         self._last_use += 1
-
-        def made(network: Network | Fault) -> None:
-            if isinstance(network, Fault) or not parents:
-                done(network)
-            else:
-                self._link(network, parents, done)
-
-        if isinstance(self._facts, Fault):
-            done(self._facts)
-        elif self._ready:
-            made(self._ready.popleft())
+        if self.facts.done:
+            self.facts.result()  # raises if there are no networks
+        if self._ready:
+            network = self._ready.popleft()
             self._refill_later()
         else:
-            self._wanted.append(made)
+            place: Future[Bridge] = Future()
+            self._waiting.append(place)
             self._refill()
+            network = await self._served(self._waiting, place, self._ready.append)
+        if parents:
+            try:
+                await self._link(network, parents)
+            except BaseException:
+                self.remove(network)
+                raise
+        return network
 
-    def _link(
-        self,
-        network: Network,
-        parents: Sequence[Network],
-        done: Callable[[Network | Fault], None],
-    ) -> None:
+    @staticmethod
+    async def _served(
+        queue: deque[Future[_T]], place: Future[_T], put_back: Callable[[_T], object]
+    ) -> _T:
+        """Wait in a queue; a task that is cancelled leaves it, or puts back what it got."""
+        try:
+            return await place
+        except Cancelled:
+            if place in queue:
+                queue.remove(place)
+            elif place.done:
+                put_back(place.result())
+            raise
+
+    async def _link(self, network: Bridge, parents: Sequence[Bridge]) -> None:
         network.parents = tuple(parents)
-        linked = _ancestors(network)
+        linked = network.ancestors()
+        # Before the answer: a parent that gets another block meanwhile has it linked as well.
         network.linked.update(linked)
         for parent in linked:
             parent.linked.add(network)
-        request = {
-            "op": "link",
-            "child": [network.number, *network.blocks],
-            "parents": [[parent.number, *parent.blocks] for parent in linked],
-        }
-
-        def answered(answer: Frame | Fault) -> None:
-            if isinstance(answer, Fault):
-                self.remove(network)
-                done(answer)
-            else:
-                done(network)
-
-        self._helper.request(request, answered)
+        await self._helper.request(
+            LinkNetworks(
+                child=[network.number, *network.blocks],
+                parents=[[parent.number, *parent.blocks] for parent in linked],
+            )
+        )
 
     def _refill_later(self) -> None:
-        """Whoever was given one goes on first: on a busy machine, the helper is in the way."""
+        """Refill after the start that has just got a network: the helper would be in its way."""
         if not self._refilling:
             self._refilling = True
             self._loop.call_at_leisure(_SPARE_AFTER_S, self._refill)
@@ -230,44 +211,53 @@ class Networks:
         self._refilling = False
         if self._addresses is None:
             return
-        while self._making + len(self._ready) < _READY_NETWORKS + len(self._wanted):
-            self._make(_TRIES)
+        # Counted before: what cannot be made is refused at once, and must not be tried for ever.
+        missing = _READY_NETWORKS + len(self._waiting) - self._making - len(self._ready)
+        for _ in range(missing):
+            self._making += 1
+            run_task(self._make())
 
-    def _make(self, tries: int) -> None:
-        addresses = self._addresses
-        assert addresses is not None
+    async def _make(self) -> None:
+        """Make a network with its first port, for the first waiter, or to be ready."""
         try:
-            number = (self._numbers if len(self._numbers) else self._more_numbers).take()
-        except LookupError:
-            all_used = f"make a network: all {LAST_NETWORK} of the run are in use"
-            self._give(Fault("StartError", all_used, {}))
-            return
-        network = Network(number, addresses.ip4(GATEWAY_LOW), self._ip6(number, GATEWAY_LOW))
-        low = network.addresses.take()
-        self._making += 1
-
-        def answered(frame: Frame | Fault) -> None:
+            network = await self._new_network()
+        except FaultError as error:
             self._making -= 1
-            if isinstance(frame, Fault):
-                self._numbers.add([number])
-                if frame.data.get("errno") == errno.EEXIST and tries:
-                    self._make(tries - 1)  # what had the number before is still being taken down
-                else:
-                    self._give(frame)
-                return
-            network.ready.append(self._port(network, low, frame.fds[0]))
-            self._give(network)
-
-        self._helper.request({"op": "network", "number": number, "low": low}, answered)
-
-    def _give(self, network: Network | Fault) -> None:
-        if self._wanted:
-            self._wanted.popleft()(network)
-        elif isinstance(network, Network):
+            if self._waiting:
+                self._waiting.popleft().fail(error)
+            return
+        self._making -= 1
+        if self._waiting:
+            self._waiting.popleft().set(network)
+        else:
             self._ready.append(network)
 
-    def remove(self, network: Network) -> None:
-        """Take a network away, when there is time."""
+    async def _new_network(self) -> Bridge:
+        for tries_left in reversed(range(_TRIES + 1)):
+            addresses = self._addresses
+            if addresses is None:  # the helper has ended meanwhile
+                raise _helper_lost()
+            try:
+                number = (self._numbers if len(self._numbers) else self._more_numbers).take()
+            except LookupError:
+                raise FaultError(
+                    "StartError", f"make a network: all {LAST_NETWORK} of the run are in use"
+                ) from None
+            network = Bridge(number, addresses.ip4(GATEWAY_LOW), self._ip6(number, GATEWAY_LOW))
+            low = network.addresses.take()
+            try:
+                namespace = await self._helper.request(MakeNetwork(number=number, low=low))
+            except FaultError as error:
+                self._numbers.add([number])
+                if not (_exists_already(error) and tries_left):
+                    raise
+            else:
+                network.ready.append(self._port(network, low, namespace.netns))
+                return network
+        raise AssertionError("the last try raises")
+
+    def remove(self, network: Bridge) -> None:
+        """Take a network away, when there is time; idempotent."""
         if network.removed:
             return
         network.removed = True
@@ -282,112 +272,121 @@ class Networks:
 
     # ----------------------------------------------------------------- ports
 
-    def take_port(self, network: Network, done: Callable[[Port | Fault], None]) -> None:
-        """A port of a network; `done` is called at once when one is ready."""
+    async def take_port(self, network: Bridge) -> BridgePort:
+        """Take a port of a network; without a wait when one is ready.
+
+        Raises:
+            FaultError: There are no more, the network was removed, or the helper has ended.
+        """
         self._last_use += 1
         network.taken += 1
-        if isinstance(self._facts, Fault):
-            done(self._facts)
-            return
+        if self.facts.done:
+            self.facts.result()  # raises if there are no networks
         if network.removed:
-            done(_REMOVED)
-            return
+            raise _removed()
+        place: Future[BridgePort] = Future()
         if network.ready:
-            done(network.ready.popleft())
+            place.set(network.ready.popleft())
         else:
-            network.waiting.append(done)
+            network.waiting.append(place)
         self._make_ports(network, 0)
         if network.taken > 2 and not network.preparing:
             # A network of many gets more: from then on one is kept ready.
             network.preparing = True
             self._loop.call_at_leisure(_SPARE_AFTER_S, lambda: self._prepare_port(network))
+        return await self._served(network.waiting, place, self.release_port)
 
-    def _prepare_port(self, network: Network) -> None:
+    def _prepare_port(self, network: Bridge) -> None:
         network.preparing = False
         if not network.removed:
             self._make_ports(network, 1)
 
-    def _make_ports(self, network: Network, spare: int) -> None:
-        while network.making + len(network.ready) < len(network.waiting) + spare:
-            self._make_port(network, _TRIES)
+    def _make_ports(self, network: Bridge, spare: int) -> None:
+        missing = len(network.waiting) + spare - network.making - len(network.ready)
+        for _ in range(missing):
+            network.making += 1
+            run_task(self._make_port(network))
 
-    def _make_port(self, network: Network, tries: int) -> None:
-        if network.removed:
-            self._give_port(network, _REMOVED)  # its bridge may be another network's already
-            return
-        network.making += 1
-        if not len(network.addresses):
-            network.starved += 1
-            if network.starved == 1:
-                self._grow(network)
-            return
-        low = network.addresses.take()
-
-        def answered(frame: Frame | Fault) -> None:
+    async def _make_port(self, network: Bridge) -> None:
+        """Make a port, for the first waiter of its network, or to be ready there."""
+        try:
+            port = await self._new_port(network)
+        except FaultError as error:
             network.making -= 1
-            if isinstance(frame, Fault):
+            if network.waiting:
+                network.waiting.popleft().fail(error)
+            return
+        network.making -= 1
+        if network.waiting:
+            network.waiting.popleft().set(port)
+        elif network.removed:
+            self.release_port(port)
+        else:
+            network.ready.append(port)
+
+    async def _new_port(self, network: Bridge) -> BridgePort:
+        for tries_left in reversed(range(_TRIES + 1)):
+            while not len(network.addresses) and not network.removed:
+                await self._more_addresses(network)
+            if network.removed:
+                raise _removed()  # its bridge may be another network's already
+            low = network.addresses.take()
+            try:
+                namespace = await self._helper.request(MakePort(number=network.number, low=low))
+            except FaultError as error:
                 network.addresses.add([low])
-                if frame.data.get("errno") == errno.EEXIST and tries:
-                    self._make_port(network, tries - 1)
-                else:
-                    self._give_port(network, frame)
-                return
-            self._give_port(network, self._port(network, low, frame.fds[0]))
+                if not (_exists_already(error) and tries_left):
+                    raise
+            else:
+                return self._port(network, low, namespace.netns)
+        raise AssertionError("the last try raises")
 
-        self._helper.request({"op": "port", "number": network.number, "low": low}, answered)
+    async def _more_addresses(self, network: Bridge) -> None:
+        """Wait until a network has another block of addresses; the first caller fetches it."""
+        if network.growth is None:
+            network.growth = Future()
+            run_task(self._grow(network, network.growth))
+        await network.growth
 
-    def _grow(self, network: Network) -> None:
-        """All addresses are taken: another block."""
+    async def _grow(self, network: Bridge, growth: Future[None]) -> None:
+        try:
+            await self._add_block(network)
+        except FaultError as error:
+            network.growth = None
+            growth.fail(error)
+        else:
+            network.growth = None
+            growth.set(None)
+
+    async def _add_block(self, network: Bridge) -> None:
         try:
             block = self._blocks.take()
         except LookupError:
-            full = Fault("StartError", "join a network: all addresses of the run are in use", {})
-            self._grown(network, full)
-            return
+            raise FaultError(
+                "StartError", "join a network: all addresses of the run are in use"
+            ) from None
         # Before the answer: a network that is linked meanwhile must know of it.
         network.blocks.append(block)
-
-        def answered(frame: Frame | Fault) -> None:
-            if isinstance(frame, Fault):
-                network.blocks.remove(block)
-                self._blocks.add([block])
-                self._grown(network, frame)
-            else:
-                network.addresses.add(block_addresses(block))
-                self._grown(network, None)
-
         linked = [other.number for other in network.linked]
-        request = {"op": "block", "number": network.number, "block": block, "linked": linked}
-        self._helper.request(request, answered)
-
-    def _grown(self, network: Network, failure: Fault | None) -> None:
-        """Go on with the ports that waited for addresses."""
-        starved, network.starved = network.starved, 0
-        network.making -= starved
-        for _ in range(starved):
-            if failure is None:
-                self._make_port(network, _TRIES)
-            else:
-                self._give_port(network, failure)
+        try:
+            await self._helper.request(AddBlock(number=network.number, block=block, linked=linked))
+        except FaultError:
+            network.blocks.remove(block)
+            self._blocks.add([block])
+            raise
+        network.addresses.add(block_addresses(block))
 
     def _ip6(self, number: int, low: int) -> str:
         assert self._addresses is not None
         return self._addresses.ip6(number, low) if self._has_ipv6 else ""
 
-    def _port(self, network: Network, low: int, fd: int) -> Port:
+    def _port(self, network: Bridge, low: int, fd: int) -> BridgePort:
         assert self._addresses is not None
-        return Port(fd, low, self._addresses.ip4(low), self._ip6(network.number, low), network)
+        return BridgePort(
+            fd, low, self._addresses.ip4(low), self._ip6(network.number, low), network
+        )
 
-    def _give_port(self, network: Network, port: Port | Fault) -> None:
-        if network.waiting:
-            network.waiting.popleft()(port)
-        elif isinstance(port, Port):
-            if network.removed:
-                self.release_port(port)
-            else:
-                network.ready.append(port)
-
-    def release_port(self, port: Port) -> None:
+    def release_port(self, port: BridgePort) -> None:
         """Throw a port away, when there is time; its address is used again, last of all."""
         self._dead_ports.append(port)
         self._clean_later()
@@ -418,7 +417,7 @@ class Networks:
         self._clean_networks()
 
     def _clean_networks(self) -> None:
-        """Have the dead networks' bridges used again, rather than make more.
+        """Reset the bridges of removed networks for use again, rather than make more.
 
         At the end of the run each of them keeps the kernel busy for 17 ms, in which the next run
         cannot start.
@@ -427,24 +426,28 @@ class Networks:
         if not networks:
             return
 
-        def removed(answer: Frame | Fault) -> None:
-            if isinstance(answer, Fault):
-                return  # what may not be clean is not used again
-            for network in networks:
-                self._numbers.add([network.number])
-                self._blocks.add(network.blocks[1:])
+        run_task(self._reset(networks))
 
-        request = {"op": "remove", "networks": [network.blocks for network in networks]}
-        self._helper.request(request, removed)
+    async def _reset(self, networks: Sequence[Bridge]) -> None:
+        try:
+            await self._helper.request(
+                ResetNetworks(networks=[network.blocks for network in networks])
+            )
+        except FaultError:
+            return  # what may not be clean is not used again
+        for network in networks:
+            self._numbers.add([network.number])
+            self._blocks.add(network.blocks[1:])
 
 
-def _ancestors(network: Network) -> list[Network]:
-    """Parents, their parents and so on; those that are still there."""
-    found: list[Network] = []
-    todo = list(network.parents)
-    while todo:
-        one = todo.pop(0)
-        if one not in found and not one.removed:
-            found.append(one)
-            todo.extend(one.parents)
-    return found
+def _helper_lost() -> FaultError:
+    return FaultError("RunLostError", "the run's network helper has ended")
+
+
+def _removed() -> FaultError:
+    return FaultError("StartError", "join a network: it was removed")
+
+
+def _exists_already(error: FaultError) -> bool:
+    """True if what had the number or address before is still being taken down."""
+    return error.fault.data.get("errno") == errno.EEXIST

@@ -8,15 +8,17 @@ import socket
 from collections.abc import Callable
 
 from pytest_containers.linux.files import splice
-from pytest_containers.runtime.loop import Loop
+from pytest_containers.runtime.wire.loop import Loop
 
+RELAY_DESCRIPTORS = 6
+"""How many a `Relay` has: two sockets and two pipes."""
 _PIPE_BYTES = 1 << 18
 _ROUNDS = 16
 _FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 
 
 class _Direction:
-    """One way: from a socket through a pipe to a socket; its end of file travels along."""
+    """A direction from a socket through a pipe to a socket; end of file travels along."""
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self._source = source
@@ -95,7 +97,7 @@ class Relay:
             raise
         self._directions = (there, back)
         # Nothing is moved yet: a short exchange would be over, and `closed` called, before
-        # whoever made this relay has it.
+        # the owner of this relay has it.
         for sock in self._sockets:
             self._watch(sock.fileno(), read=True, write=False)
 

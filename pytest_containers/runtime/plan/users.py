@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pytest_containers.linux.files import open_in_root
-from pytest_containers.runtime.messages import FaultError
+from pytest_containers.runtime.wire.faults import FaultError
 
 _MAX_BYTES = 4 << 20
 _MAX_ID = 0xFFFFFFFE
+_MAX_DIGITS = 20  # of 64 bits; int() refuses some thousands
 
 
-class User(NamedTuple):
-    """Whose a process is; ids of the container."""
+class ProcessUser(NamedTuple):
+    """The ids of a process, as the container sees them, and its home directory.
+
+    `groups` are all its groups, the primary one first, as a login would set them.
+    """
 
     uid: int
     gid: int
@@ -27,66 +31,90 @@ class User(NamedTuple):
     home: str
 
 
-def resolve(root_fd: int, user: str, extra_groups: Sequence[str] = ()) -> User:
+def resolve(root_fd: int, user: str, extra_groups: Sequence[str] = ()) -> ProcessUser:
     """Find a user.
 
     Args:
         root_fd: The root file system.
-        user: ``""``, ``"name"``, ``"1000"``, ``"name:group"`` … All digits are an id, never a
-            name. A user without a group gets the one of passwd and those that list the user.
+        user: ``""``, ``"name"``, ``"1000"``, ``"name:group"``, ``":group"`` (of root) … All
+            digits are an id, never a name. A user without a group gets the one of passwd and those
+            that list the user.
         extra_groups: More groups, names or numbers.
 
     Raises:
         FaultError: There is no such user or group.
     """
-    wanted, _, wanted_group = (user or "0").partition(":")
-    entries = list(_entries(root_fd, "/etc/passwd", 7))
-    uid, gid, name, home = _find_user(entries, wanted)
-    groups = (
-        list(_entries(root_fd, "/etc/group", 4)) if wanted_group or name or extra_groups else []
-    )
-    found: list[int] = []
-    if wanted_group:
-        gid = _find_group(groups, wanted_group)
+    user_name, _, group_name = user.partition(":")
+    uid, gid, name, home = _find_user(_entries(root_fd, "/etc/passwd", 7), user_name or "0")
+    rows = list(_entries(root_fd, "/etc/group", 4)) if group_name or name or extra_groups else []
+    groups: list[int] = []
+    if group_name:
+        gid = _find_group(rows, group_name)
     elif name:
-        found = [int(row[2]) for row in groups if name in row[3].split(",") and row[2].isdecimal()]
-    found += [_find_group(groups, group) for group in extra_groups]
-    return User(uid, gid, tuple(dict.fromkeys(found)), home)
+        groups = [int(row[2]) for row in rows if name in row[3].split(",") and _is_short(row[2])]
+    groups += [_find_group(rows, group) for group in extra_groups]
+    return ProcessUser(uid, gid, tuple(dict.fromkeys([gid, *groups])), home)
 
 
-def _find_user(entries: Sequence[Sequence[str]], wanted: str) -> tuple[int, int, str, str]:
-    column, number = (2, _number(wanted, "user")) if wanted.isdecimal() else (0, 0)
+def of_process(root_fd: int, process: Mapping[str, Any]) -> ProcessUser | None:
+    """Return the user of an OCI process object, or None where that names none.
+
+    Raises:
+        FaultError: As `resolve`.
+    """
+    user = process.get("user") or {}
+    groups = user.get("additionalGids") or ()
+    if not groups and "uid" not in user and "gid" not in user:
+        return None
+    ids = f"{user.get('uid') or 0}:{user.get('gid') or 0}"
+    resolved = resolve(root_fd, ids, [str(group) for group in groups])
+    return resolved._replace(groups=tuple(groups))  # these and no others
+
+
+def _find_user(entries: Iterable[Sequence[str]], user: str) -> tuple[int, int, str, str]:
+    column, number = (2, _number(user, "user")) if _is_id(user) else (0, 0)
     for row in entries:
-        if not (row[2].isdecimal() and row[3].isdecimal()):
+        if not column and row[0] != user:
             continue
-        if (int(row[2]) == number) if column else (row[0] == wanted):
+        if not (_is_short(row[2]) and _is_short(row[3])):
+            continue
+        if not column or int(row[2]) == number:
             return int(row[2]), int(row[3]), row[0], row[5]
     if not column:
         raise FaultError(
             "StartError",
-            f"user {wanted!r} is not in the container's /etc/passwd; use one that is, or a number",
-            user=wanted,
+            f"user {user!r} is not in the container's /etc/passwd; use one that is, or a number",
+            user=user,
         )
     return number, 0, "", "/"
 
 
-def _find_group(entries: Sequence[Sequence[str]], wanted: str) -> int:
-    if wanted.isdecimal():
-        return _number(wanted, "group")
+def _find_group(entries: Sequence[Sequence[str]], group: str) -> int:
+    if _is_id(group):
+        return _number(group, "group")
     for row in entries:
-        if row[0] == wanted and row[2].isdecimal():
+        if row[0] == group and _is_short(row[2]):
             return int(row[2])
     raise FaultError(
         "StartError",
-        f"group {wanted!r} is not in the container's /etc/group; use one that is, or a number",
-        group=wanted,
+        f"group {group!r} is not in the container's /etc/group; use one that is, or a number",
+        group=group,
     )
 
 
-def _number(text: str, what: str) -> int:
-    number = int(text) if len(text) < 12 else _MAX_ID + 1
+def _is_id(field: str) -> bool:
+    return field.isascii() and field.isdecimal()  # other scripts have decimal digits too
+
+
+def _is_short(field: str) -> bool:
+    """True for an id in a file: as many digits as any number has that is compared with one."""
+    return len(field) <= _MAX_DIGITS and _is_id(field)
+
+
+def _number(digits: str, kind: str) -> int:
+    number = int(digits) if len(digits) < 12 else _MAX_ID + 1
     if number > _MAX_ID:
-        raise FaultError("StartError", f"{what} {text} is beyond the largest id, {_MAX_ID}")
+        raise FaultError("StartError", f"{kind} {digits} is beyond the largest id, {_MAX_ID}")
     return number
 
 
@@ -98,8 +126,7 @@ def _entries(root_fd: int, path: str, fields: int) -> Iterator[list[str]]:
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return
-        text = file.read(_MAX_BYTES)
-    for line in text.decode("utf-8", "replace").splitlines():
-        row = line.split(":")
-        if len(row) >= fields:
-            yield row
+        contents = file.read(_MAX_BYTES)
+    for line in contents.decode("utf-8", "replace").splitlines():
+        if line.count(":") >= fields - 1:
+            yield line.split(":")

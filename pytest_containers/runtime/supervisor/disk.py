@@ -3,63 +3,77 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
-from pytest_containers.runtime.loop import Loop
-
-if TYPE_CHECKING:
-    from pytest_containers.runtime.supervisor.container import Container
+from pytest_containers.runtime.copying.walk import FOLDER, walk
+from pytest_containers.runtime.supervisor.container import RunContainer
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.tasks import sleep
 
 _PAUSE_S = 0.25
 _ENTRIES_AT_ONCE = 500
 _BLOCK_BYTES = 512
+_OPEN_LEVELS = 50
 
 
-class DiskWatch:
-    """Adds up a container's writable layer, a part at a time, as long as it runs."""
+async def watch_disk(loop: Loop, container: RunContainer, limit_bytes: int) -> None:
+    """Kill a container when its writable layer on disk outgrows `limit_bytes`; ends with it.
 
-    def __init__(self, loop: Loop, container: Container, limit_bytes: int) -> None:
-        self._loop = loop
-        self._container = container
-        self._limit = limit_bytes
-        loop.call_later(_PAUSE_S, self._begin)
-
-    def _begin(self) -> None:
-        if self._container.state in ("exited", "removed"):
+    Disks have no limit per directory that a user may set, so this looks now and then: what is
+    written between two looks is not stopped.
+    """
+    while True:
+        await sleep(loop, _PAUSE_S)
+        if container.state in ("exited", "removed"):
             return
-        self._total = 0
-        self._entries = _sizes(self._container.rootfs.scratch_fd)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        if self._container.state in ("exited", "removed"):
-            return
-        for _ in range(_ENTRIES_AT_ONCE):
-            size = next(self._entries, None)
-            self._total += size or 0
-            if self._total > self._limit:
-                self._container.overflow(self._limit)
+        total = 0
+        for count, size in enumerate(_sizes(container.rootfs.scratch_fd), 1):
+            total += size
+            if total > limit_bytes:
+                container.overflow(limit_bytes)
                 return
-            if size is None:
-                self._loop.call_later(_PAUSE_S, self._begin)
-                return
-        self._loop.call_later(0, self._go_on)
+            if count % _ENTRIES_AT_ONCE == 0:
+                await sleep(loop, 0)
+                if container.state in ("exited", "removed"):
+                    return
 
 
 def _sizes(scratch_fd: int) -> Iterator[int]:
-    """The size on disk of every file of the upper layer; what vanishes meanwhile is passed over."""
+    """Yield the size on disk of all that is in the upper layer, one by one."""
+    with suppress(OSError):
+        yield from _sizes_in(os.open("upper", FOLDER, dir_fd=scratch_fd), _OPEN_LEVELS)
+
+
+def _sizes_in(folder: int, levels: int) -> Iterator[int]:
+    """Yield the sizes of all below a directory, which it closes.
+
+    What vanishes meanwhile is passed over; below `levels` that is all the rest of a tree in which a
+    directory is moved, since a walk of any depth has no way back then.
+    """
     try:
-        upper = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=scratch_fd)
-    except OSError:
-        return
-    try:
-        for _, _, files, folder in os.fwalk(".", dir_fd=upper):
-            for name in files:
-                try:
-                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                yield status.st_blocks * _BLOCK_BYTES
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield status.st_blocks * _BLOCK_BYTES
+                    if not stat.S_ISDIR(status.st_mode):
+                        continue
+                    if levels:
+                        inner = os.open(entry.name, FOLDER, dir_fd=folder)
+                        yield from _sizes_in(inner, levels - 1)
+                    else:
+                        yield from _sizes_below(entry.name, folder)
     finally:
-        os.close(upper)
+        os.close(folder)
+
+
+def _sizes_below(name: str, folder: int) -> Iterator[int]:
+    top = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        for entry in walk(top):
+            if not entry.is_done:
+                yield entry.status.st_blocks * _BLOCK_BYTES
+    finally:
+        os.close(top)

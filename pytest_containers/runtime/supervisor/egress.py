@@ -4,96 +4,90 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pytest_containers.runtime.channel import Frame
-from pytest_containers.runtime.messages import Fault
-
-if TYPE_CHECKING:
-    from pytest_containers.runtime.supervisor.server import Server
+from pytest_containers.runtime.network.lookups import read_in
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.host import StartEgress
+from pytest_containers.runtime.wire.peer import Peer
+from pytest_containers.runtime.wire.tasks import Future, owned, sleep
 
 _POLL_S, _WITHIN_S = 0.005, 10.0
 
 
-class Egress:
-    """Connects a container; for as long as this object is not closed.
+class EgressConnection:
+    """A connection of a container to other machines, until it is closed. Made by `connect`.
 
     Args:
+        loop: Runs it.
         program: Path of slirp4netns or pasta.
-        pid: A process in the container's network namespace.
-        done: Called when other machines are reachable, or with why not.
+        alive_fd: A pipe's end: the launcher ends the process when it is closed, by whatever death.
+
+    Attributes:
+        ended: Done when nothing of the process is left; its device is gone then.
     """
 
-    def __init__(
-        self, server: Server, program: str, pid: int, done: Callable[[Fault | None], None]
-    ) -> None:
-        self._loop = server.loop
+    def __init__(self, loop: Loop, program: str, alive_fd: int) -> None:
+        self.ended: Future[None] = Future()
+        self._loop = loop
         self._program = program
-        self._routes = f"/proc/{pid}/net/route"
-        self._done: Callable[[Fault | None], None] | None = done
-        self._deadline = time.monotonic() + _WITHIN_S
-        self._pidfd = -1
-        alive, self._alive = os.pipe2(os.O_CLOEXEC)
-        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._alive = alive_fd
+
+    @classmethod
+    async def connect(
+        cls, loop: Loop, launcher: Peer, program: str, netns_fd: int, own_netns_fd: int
+    ) -> EgressConnection:
+        """Connect a network namespace; returns once there is a way out.
+
+        Raises:
+            FaultError: The program cannot be started, ended, or makes no route.
+        """
+        alive, ours = os.pipe2(os.O_CLOEXEC)
+        egress = cls(loop, program, ours)
         try:
-            server.launcher.request(
-                {"op": "egress", "program": program}, self._started, [netns, alive]
-            )
-        finally:
-            os.close(netns)
-            os.close(alive)
+            try:
+                answer = launcher.request(StartEgress(program=program, netns=netns_fd, alive=alive))
+            finally:
+                os.close(alive)
+            started = await owned(answer, lambda started: os.close(started.pidfd))
+            egress._watch(started.pidfd)
+            await egress._route(netns_fd, own_netns_fd)
+        except BaseException:
+            egress.close()
+            raise
+        return egress
 
-    def _started(self, frame: Frame | Fault) -> None:
-        if isinstance(frame, Fault):
-            self._finish(frame)
-            return
-        if self._alive < 0:
-            os.close(frame.fds[0])
-            return
-        self._pidfd = frame.fds[0]
-        self._loop.add_reader(self._pidfd, self._ended)
-        self._look()
+    def _watch(self, pidfd: int) -> None:
+        def end() -> None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self.ended.set(None)
 
-    def _look(self) -> None:
-        if self._done is None:
-            return
-        try:
-            with open(self._routes) as file:
-                ready = any(line.split()[1] == "00000000" for line in file)
-        except OSError:
-            ready = False
-        if ready:
-            self._finish(None)
-        elif time.monotonic() > self._deadline:
-            self._finish(self._fault(f"it made no route within {_WITHIN_S:.0f} s"))
-        else:
-            self._loop.call_later(_POLL_S, self._look)
+        self._loop.add_reader(pidfd, end)
 
-    def _ended(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._finish(self._fault("it ended"))
+    async def _route(self, netns_fd: int, own_netns_fd: int) -> None:
+        """Wait for a default route in the container."""
+        deadline = time.monotonic() + _WITHIN_S
+        while not _has_default_route(read_in(netns_fd, own_netns_fd, "route")):
+            if self.ended.done:
+                raise self._failure("it ended")
+            if time.monotonic() > deadline:
+                raise self._failure(f"it made no route within {_WITHIN_S:.0f} s")
+            await sleep(self._loop, _POLL_S)
 
-    def _fault(self, why: str) -> Fault:
-        return Fault(
-            "StartError", f"{self._program} could not connect the container to the network: {why}; "
-            "look at `pytest-containers doctor`, or use the host's network", {},
-        )  # fmt: skip
-
-    def _finish(self, result: Fault | None) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(result)
+    def _failure(self, reason: str) -> FaultError:
+        return FaultError(
+            "StartError",
+            f"{self._program} could not connect the container to the network: {reason}; "
+            "try the other one of slirp4netns and pasta, or do without a way out",
+        )
 
     def close(self) -> None:
         """End it; idempotent."""
-        self._done = None
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
         if self._alive >= 0:
             os.close(self._alive)
             self._alive = -1
+
+
+def _has_default_route(table: str) -> bool:
+    return any(line.split()[1] == "00000000" for line in table.splitlines())

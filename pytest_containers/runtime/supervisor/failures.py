@@ -1,36 +1,40 @@
-"""From a step that failed in a child to one clear sentence."""
+"""Sentences for steps of a child that have failed."""
 
 from __future__ import annotations
 
 import errno
 
 from pytest_containers.linux.program import Failure
-from pytest_containers.runtime.messages import Fault
+from pytest_containers.runtime.wire.faults import Fault
 
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
+_NOT_ENTERED = {
+    errno.ENOENT: "is a link that leads nowhere",  # all else was made
+    errno.ENOTDIR: "is not a directory in the container",
+    errno.EACCES: "may not be entered: it belongs to a user who is not in the container",
+}
 
 
 def explain(failure: Failure, doing: str) -> Fault:
-    """What the test process is told.
+    """Put the failure of a child into a sentence, with its cause as the caller sees it.
 
     Args:
-        failure: Of the child.
+        failure: The step that failed.
         doing: Operation and object: ``"start of container 'db'"``.
     """
     label = failure.label
     words = label if isinstance(label, tuple) else (label,)
     if words[0] == "execute":
         return _execute(failure, str(words[1]), doing)
-    if words[0] == "working directory" and failure.errno in (*_NOT_FOUND, errno.EACCES):
-        cause = (
-            "is not a directory its user may enter"
-            if failure.errno == errno.EACCES
-            else ("does not exist in the container")
-        )
+    if words[0] == "working directory" and failure.errno in _NOT_ENTERED:
+        cause = _NOT_ENTERED[failure.errno]
         return Fault(
-            "StartError", f"{doing}: working directory {words[1]!r} {cause}",
+            "StartError",
+            f"{doing}: working directory {words[1]!r} {cause}",
             {"exit_code": None, "errno": failure.errno},
-        )  # fmt: skip
+        )
+    if words[0] == "enter the container" and failure.errno == errno.ESRCH:
+        return Fault("NotRunningError", f"{doing}: the container has just ended", {})
     if words[0] == "limit" and failure.errno == errno.EPERM:
         return Fault(
             "StartError",
@@ -40,9 +44,10 @@ def explain(failure: Failure, doing: str) -> Fault:
     if words[0] == "bind mount" and failure.errno == errno.EINVAL:
         # move_mount(2) says no more.
         return Fault(
-            "StartError", f"{doing}: {failure}; one is a directory and the other is not",
+            "StartError",
+            f"{doing}: {failure}; one is a directory and the other is not",
             {"exit_code": None, "errno": failure.errno},
-        )  # fmt: skip
+        )
     return Fault("StartError", f"{doing}: {failure}", {"exit_code": None, "errno": failure.errno})
 
 
@@ -63,6 +68,7 @@ def _execute(failure: Failure, program: str, doing: str) -> Fault:
         code = 126
         cause = f"cannot be executed: {failure.cause}"
     return Fault(
-        "StartError", f"{doing}: command {program!r} {cause}",
+        "StartError",
+        f"{doing}: command {program!r} {cause}",
         {"exit_code": code, "errno": failure.errno},
-    )  # fmt: skip
+    )

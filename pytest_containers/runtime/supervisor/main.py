@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import resource
 import signal
 import sys
-from typing import Any
+from functools import partial
 
 from pytest_containers.linux import process
+from pytest_containers.linux.descriptors import raise_descriptor_limit
 from pytest_containers.linux.spawn import stub_available
-from pytest_containers.runtime.channel import Channel
-from pytest_containers.runtime.launcher.identity import Identity
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import refused
+from pytest_containers.runtime.garbage import collect_from_now_on
+from pytest_containers.runtime.identity import Identity
+from pytest_containers.runtime.supervisor import handlers as handlers  # they register
+from pytest_containers.runtime.supervisor.handlers import keeping
+from pytest_containers.runtime.supervisor.oom import OomScore, open_own
 from pytest_containers.runtime.supervisor.root import RunRoot
 from pytest_containers.runtime.supervisor.server import Server
+from pytest_containers.runtime.supervisor.session import OPERATIONS, Session
+from pytest_containers.runtime.supervisor.tools import Tools
+from pytest_containers.runtime.wire.channel import Channel
+from pytest_containers.runtime.wire.dispatch import (
+    Call,
+    fail_at_start,
+    greeting,
+    receive_operation,
+)
+from pytest_containers.runtime.wire.faults import FaultError, refused
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.inside import Go
+from pytest_containers.runtime.wire.operations.run import RunFacts, StartRun
+from pytest_containers.runtime.wire.tasks import run_task
 
 
 def main(
@@ -25,7 +39,9 @@ def main(
     networks: Channel,
     controller_fd: int,
     identity: Identity,
-    wanted: dict[str, Any],
+    request: StartRun,
+    *,
+    owns_interpreter: bool,
 ) -> None:
     """Serve until the test process or the launcher is gone.
 
@@ -35,33 +51,81 @@ def main(
         networks: To the network helper.
         controller_fd: A pidfd of the test process.
         identity: What container ids are on the host.
-        wanted: What the test process asked for (`launcher.main`).
+        request: What the test process asked for.
+        owns_interpreter: True if a user of containers is the owner of the interpreter's file.
     """
-    launcher.receive()
-    _become_root(identity)
-    process.forget_keys()
-    _raise_limits()
-    os.umask(0)
+    go = receive_operation(launcher, Go)
     try:
-        root = RunRoot.build(
-            identity, force_fallback=wanted.get("force_fallback", False),
-            host_network=wanted.get("network") == "host",
-        )  # fmt: skip
-    except OSError as error:
-        client.send({"id": 0, "error": refused("mount the run's own file systems", error)})
+        server = _build(
+            launcher, networks, identity, request, go, owns_interpreter=owns_interpreter
+        )
+    except FaultError as error:
+        greeting(client).refuse(error.fault)
         return
-    runner = wanted.get("runner", "auto")
-    if runner == "auto":
-        runner = "stub" if stub_available() else "python"
-    gc.collect()
-    gc.freeze()
-    loop = Loop()
-    server = Server(loop, root, identity, runner, launcher, networks)
-    server.add_controller(client, controller_fd)
+    except Exception as error:  # noqa: BLE001 - the test process is told
+        greeting(client).broken(error)
+        return
+    loop = server.tools.loop
+    # The test process that owns the run: its end is the end, unless it keeps containers.
+    server.tools.admit = partial(keeping.admit, server)
+    ended = partial(keeping.controller_ended, server)
+    controller = Session(server, client, controller_fd, ended, server.controller)
+    run_task(_greet(server, greeting(controller.peer)))
     loop.run()
     # The exit of PID 1 takes all containers along; nothing is left to tidy.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _build(
+    launcher: Channel,
+    networks: Channel,
+    identity: Identity,
+    request: StartRun,
+    go: Go,
+    *,
+    owns_interpreter: bool,
+) -> Server:
+    """Become root of the run, mount its file systems, and be ready to serve."""
+    oom_score_fd = open_own()
+    try:
+        _become_root(identity)
+    except OSError as error:
+        raise FaultError.of(refused("become root of the run's user namespace", error)) from None
+    process.forget_keys()
+    raise_descriptor_limit()
+    os.umask(0)
+    try:
+        root = RunRoot.build(
+            identity,
+            force_fallback=request.force_fallback,
+            host_network=request.network == "host",
+            memory_bytes=go.memory_bytes,
+        )
+    except OSError as error:
+        raise FaultError.of(refused("mount the run's own file systems", error)) from None
+    runner = request.runner
+    if runner == "auto":
+        runner = "stub" if stub_available() else "python"
+    fail_at_start(request.fail_in)
+    OPERATIONS.fail_in(request.fail_in)
+    collect_from_now_on()
+    loop = Loop()
+    tools = Tools(
+        loop, root, identity, runner, OomScore(loop, oom_score_fd), launcher, networks,
+        cgroups=go.cgroups, max_containers=request.max_containers,
+        owns_interpreter=owns_interpreter,
+    )  # fmt: skip
+    return Server(tools)
+
+
+async def _greet(server: Server, call: Call[RunFacts]) -> None:
+    try:
+        call.answer(await server.set_up())
+    except FaultError as error:
+        call.refuse(error.fault)
+    except Exception as error:  # noqa: BLE001 - the test process waits for a word
+        call.broken(error)
 
 
 def _become_root(identity: Identity) -> None:
@@ -74,8 +138,3 @@ def _become_root(identity: Identity) -> None:
     process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
     # Nothing in a container may look into this process: exec's children start as copies of it.
     process.prctl(process.PR_SET_DUMPABLE, 0)
-
-
-def _raise_limits() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from pytest_containers.linux import mount
 from pytest_containers.linux.files import open_in_root
-from pytest_containers.linux.process import CLONE_NEWPID, pidfd_kill, setns, wait_exit
+from pytest_containers.linux.numbers import NR
+from pytest_containers.linux.process import (
+    CLONE_NEWPID,
+    number_in_proc,
+    pidfd_kill,
+    read_proc,
+    setns,
+    wait_exit,
+)
 from pytest_containers.linux.program import Failure, Program
 from pytest_containers.linux.spawn import Child, spawn
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import FaultError
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.tasks import Future
 
-_TIOCGPTPEER, _TIOCSPTLCK = 0x5441, 0x40045431
+_TIOCGPTPEER, _TIOCSPTLCK, _TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
+_PF_EXITING = 0x4  # proc(5): flags in /proc/PID/stat
 _PTMX = os.makedev(5, 2)
 
 
 class Process:
     """A child and its end.
 
+    It is *starting*, then it *runs* (`started` is done, with None) or has *failed* (with the
+    failure), and then it has *ended* (`ended` is done): the loop moves it on, by the descriptors
+    of the child.
+
     Args:
         loop: Runs it.
         child: As `spawn` made it; owned from now on.
-        started: Called once with None when the program runs, or with the failure.
-        ended: Called once with the exit code as a shell reports it, after `started`.
-        promptly: Whether `started` is called as soon as it can be, or right before `ended`, which
-            saves a turn of the loop.
+        watch_start: False leaves `started` to the end, and saves the loop a wake-up.
+
+    Attributes:
+        started: Done with None when the program runs, or with the failure.
+        ended: Done with the exit code as a shell reports it, after `started`.
+        exit_code: None until it has ended.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        child: Child,
-        started: Callable[[Failure | None], None],
-        ended: Callable[[int], None],
-        *,
-        promptly: bool = True,
-    ) -> None:
+    def __init__(self, loop: Loop, child: Child, *, watch_start: bool = True) -> None:
         self._loop = loop
         self._child = child
-        self._started: Callable[[Failure | None], None] | None = started
-        self._ended = ended
         self.pid: int = child.pid
+        self.started: Future[Failure | None] = Future()
+        self.ended: Future[int] = Future()
         self.exit_code: int | None = None
-        if promptly:
+        if watch_start:
             loop.add_reader(child.status_fd, self._on_status)
         loop.add_reader(child.pidfd, self._on_end)
 
@@ -56,39 +66,91 @@ class Process:
         """To signal it and to enter its namespaces; -1 once it has ended."""
         return self._child.pidfd
 
+    @property
+    def has_executed(self) -> bool:
+        """True from its execve on, or once it has failed before."""
+        return self.started.done or self._child.is_through
+
     def kill(self, signum: int) -> bool:
         """Send a signal; False when it has ended."""
         return self.exit_code is None and pidfd_kill(self._child.pidfd, signum)
 
-    def _on_status(self) -> None:
-        started, self._started = self._started, None
+    def open_root(self) -> int:
+        """Open its root directory, with all that is mounted there.
+
+        Raises:
+            OSError: It has ended.
+        """
+        return os.open(f"{self.folder}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @property
+    def folder(self) -> str:
+        """Its directory in ``/proc``, where it has another number if that is not the run's own.
+
+        Raises:
+            OSError: It has ended.
+        """
+        return f"/proc/{number_in_proc(self.pidfd)}"
+
+    def _on_status(self, *, ended: bool = False) -> None:
         self._loop.remove_reader(self._child.status_fd)
-        if started is not None:
-            started(self._child.outcome())
+        self.started.set(self._child.outcome(ended=ended))
 
     def _on_end(self) -> None:
-        if self._started is not None:
-            self._on_status()
+        if not self.started.done:
+            self._on_status(ended=True)
         code = wait_exit(self.pid)
         if code is None:
             return
         self.exit_code = code
         self._loop.remove_reader(self._child.pidfd)
         self._child.close()
-        self._ended(code)
+        self.ended.set(code)
 
 
-def spawn_inside(program: Program, pidfd: int, own_pid_ns: int, runner: str) -> Child:
-    """Start a child in the pid namespace of the process behind `pidfd`.
+def spawn_inside(
+    program: Program, pidfd: int, own_pid_ns: int, runner: str, cgroup_fd: int | None = None
+) -> Child:
+    """Start a child in the pid namespace of the process behind `pidfd`, and in a cgroup.
 
     Raises:
         ProcessLookupError: That process has ended.
     """
     setns(pidfd, CLONE_NEWPID)
     try:
-        return spawn(program, runner=runner)
+        return spawn(program, runner=runner, cgroup_fd=cgroup_fd)
+    except OSError as error:
+        # The kernel says ENOMEM where a namespace is losing its PID 1 (alloc_pid), which is before
+        # the end of that process can be seen by its pidfd.
+        if error.errno == errno.ENOMEM and _is_exiting(pidfd):
+            raise ProcessLookupError(errno.ESRCH, "the container's PID 1 has ended") from None
+        raise
     finally:
         setns(own_pid_ns, CLONE_NEWPID)
+
+
+def signal_all(loop: Loop, init: Process, signum: int, own_pid_ns: int, runner: str) -> None:
+    """Send a signal to all processes in the pid namespace of `init`, but to that itself.
+
+    Raises:
+        ProcessLookupError: It has ended.
+    """
+    program = Program()
+    program.add("signal all", NR["kill"], -1, signum, ignore=True)
+    program.add("end", NR["exit_group"], 0)
+    child = spawn_inside(program, init.pidfd, own_pid_ns, runner)
+    Process(loop, child)
+    child.outcome()
+
+
+def _is_exiting(pidfd: int) -> bool:
+    """True if a process has ended or is about to."""
+    try:
+        stat = read_proc(f"/proc/{number_in_proc(pidfd)}/stat")
+        flags = int(stat.rpartition(")")[2].split()[6])
+    except OSError:  # it was reaped
+        return True
+    return bool(flags & _PF_EXITING)
 
 
 class Streams:
@@ -129,7 +191,7 @@ class Streams:
 
     @classmethod
     def terminal(cls, ptmx: int, owner: tuple[int, int]) -> Streams:
-        """A terminal of which `ptmx` is the outer end; takes it over."""
+        """Make a terminal of which `ptmx` is the outer end; takes it over."""
         fcntl.ioctl(ptmx, _TIOCSPTLCK, struct.pack("=i", 0))
         slave = fcntl.ioctl(ptmx, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         if owner != (0, 0):
@@ -137,17 +199,17 @@ class Streams:
         return cls((slave, os.dup(slave), os.dup(slave)), (-1, ptmx, -1))
 
     def parameters(self) -> dict[str, int]:
-        """For `Program.bind`."""
+        """Return the inner ends as parameters of `Program.bind`."""
         return dict(zip(("stdin", "stdout", "stderr"), self.inner, strict=True))
 
     def close_inner(self) -> None:
-        """After the start: the program has its own."""
+        """Close the inner ends, after the start: the program has its own."""
         for fd in self.inner:
             _close(fd)
         self.inner = (-1, -1, -1)
 
     def close_outer(self) -> None:
-        """After they were handed over, or when nobody wants them."""
+        """Close the outer ends, if they were not handed over."""
         for fd in self.outer:
             _close(fd)
         self.outer = (-1, -1, -1)
@@ -157,6 +219,17 @@ class Streams:
         self.close_inner()
         self.close_outer()
 
+    def hand_over_outer(self) -> tuple[int, int, int]:
+        """Return the outer ends; they are the caller's now."""
+        outer, self.outer = self.outer, (-1, -1, -1)
+        return outer
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
 
 def _close(fd: int) -> None:
     if fd >= 0:
@@ -164,12 +237,42 @@ def _close(fd: int) -> None:
             os.close(fd)
 
 
-def new_devpts(options: str) -> tuple[int, int]:
-    """A fresh devpts and its ptmx, for a container whose first program has a terminal."""
-    wanted = [option.partition("=") for option in options.split(",") if option]
+def new_terminal(
+    options: str, process: Mapping[str, Any], owner: tuple[int, int]
+) -> tuple[int, Streams]:
+    """Make a devpts, and in it the terminal of a container's first program.
+
+    Args:
+        options: The mount options of the devpts.
+        process: The process object of the program.
+        owner: Its uid and gid.
+
+    Returns:
+        The devpts, still to be mounted, and the streams of the program.
+    """
+    devpts, ptmx = _new_devpts(options)
+    try:
+        _set_window_size(ptmx, process)
+        return devpts, Streams.terminal(ptmx, owner)
+    except BaseException:
+        os.close(devpts)
+        raise
+
+
+def _set_window_size(ptmx: int, process: Mapping[str, Any]) -> None:
+    """Give a terminal the ``consoleSize`` of its process object."""
+    size = process.get("consoleSize") or {}
+    if size:
+        packed = struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0)
+        fcntl.ioctl(ptmx, _TIOCSWINSZ, packed)
+
+
+def _new_devpts(options: str) -> tuple[int, int]:
+    """Make a devpts and its ptmx."""
+    pairs = [option.partition("=") for option in options.split(",") if option]
     fd = mount.new_mount(
         "devpts",
-        [(name, value or None) for name, _, value in wanted],
+        [(name, value or None) for name, _, value in pairs],
         mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC,
     )
     try:
@@ -180,13 +283,16 @@ def new_devpts(options: str) -> tuple[int, int]:
 
 
 def open_ptmx(root_fd: int) -> int:
-    """A new terminal of a running container.
+    """Open a new terminal of a running container.
 
     Raises:
         FaultError: Its ``/dev/pts/ptmx`` is not what it should be (CVE-2025-52565).
     """
-    fd = open_in_root(root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    if os.fstat(fd).st_rdev != _PTMX:
-        os.close(fd)
-        raise FaultError("ExecError", "the container's /dev/pts/ptmx is not a terminal device")
-    return fd
+    place = open_in_root(root_fd, "/dev/pts/ptmx", os.O_PATH)
+    try:
+        # Before it is opened, which takes 45 seconds where a file has a lease (fcntl(2)).
+        if os.fstat(place).st_rdev != _PTMX:
+            raise FaultError("ExecError", "the container's /dev/pts/ptmx is not a terminal device")
+        return os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(place)

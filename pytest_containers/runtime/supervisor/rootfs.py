@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_containers.linux import mount
-from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.plan.mounts import OWN_FILES
-from pytest_containers.runtime.supervisor import names
+from pytest_containers.runtime.supervisor import etc_files
 from pytest_containers.runtime.supervisor.root import RunRoot
+from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.loop import Batch, Loop
+from pytest_containers.runtime.wire.message import close_all
 
 _SCRATCH_FOLDERS = ("upper", "work", "etc")
 _STOCK_IMAGES, _STOCK_AFTER_S = 4, 0.003
+CLOSE_AFTER_S = 0.003
 
 
 class ReadyImage(NamedTuple):
@@ -26,16 +28,18 @@ class ReadyImage(NamedTuple):
         layers: Paths below ``/trees``, top first.
         layer_fds: The same as descriptors.
         mounts: ``(path below /shown, target in the container)``.
+        devices: ``(path in the container, name in /dev)`` of its device nodes.
     """
 
     key: str
     layers: tuple[str, ...]
     layer_fds: tuple[int, ...]
     mounts: tuple[tuple[str, str], ...]
+    devices: tuple[tuple[str, str], ...] = ()
 
 
 class Rootfs:
-    """One container's root file system. Owns its descriptors.
+    """The root file system of a container. Owns its descriptors.
 
     Attributes:
         fd: The overlay: readable also when the container is dead.
@@ -67,14 +71,23 @@ class Rootfs:
         else:
             self.fd = _overlay_by_paths(self._image, self._scratch_path)
 
+    def open_root(self) -> int:
+        """Open the root directory of the overlay, without what a container mounts in it."""
+        return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+
+    def open_upper(self) -> int:
+        """Open the upper directory of the overlay: all that was written."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return os.open("upper", flags, dir_fd=self.scratch_fd)
+
     def prepare_etc(self) -> None:
-        """Make what `take_etc` will give, of files that are still empty."""
+        """Make the mounts for `take_etc`, of files that are still empty."""
         for name in OWN_FILES:
-            os.close(names.create(self.scratch_fd, name))
+            os.close(etc_files.create(self.scratch_fd, name))
         self._etc = self._clone_etc()
 
     def take_etc(self) -> list[int]:
-        """Mounts of the files in ``etc`` of the scratch, in the order of `OWN_FILES`."""
+        """Return mounts of the files in ``etc`` of the scratch, in the order of `OWN_FILES`."""
         prepared, self._etc = self._etc, []
         return prepared or self._clone_etc()
 
@@ -94,15 +107,29 @@ class Rootfs:
 
     def close(self) -> None:
         """Let go of it; memory and blocks return when the container is dead as well."""
-        for fd in (*self._etc, self.fd, self.scratch_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._etc = []
-        self.fd = self.scratch_fd = -1
+        close_all(self._hand_over())
         if self._scratch_path:
             mount.umount(self._scratch_path)
             os.rmdir(self._scratch_path)
             self._scratch_path = ""
+
+    def close_soon(self, closing: Batch[int]) -> None:
+        """Let go of it in a moment.
+
+        To free the file systems of a dead container takes the kernel 0.3 ms. Whatever removes a
+        container often starts the next one at once, and should not find the supervisor busy; some
+        milliseconds later, that one's program runs and the supervisor waits for it.
+        """
+        if self._scratch_path:  # the directory on the host goes with it
+            self.close()
+        else:
+            closing.add(*self._hand_over())
+
+    def _hand_over(self) -> list[int]:
+        fds = [fd for fd in (*self._etc, self.fd, self.scratch_fd) if fd >= 0]
+        self._etc = []
+        self.fd = self.scratch_fd = -1
+        return fds
 
 
 class Stock:
@@ -121,7 +148,7 @@ class Stock:
         self._making = False
 
     def take(self, image: ReadyImage) -> Rootfs:
-        """A fresh root file system with a writable layer in memory, of no limit."""
+        """Take a root file system with an unlimited writable layer in memory, ready or new."""
         ready = self._ready.pop(image.key, None)
         self._used.pop(image.key, None)
         self._used[image.key] = image
@@ -141,7 +168,7 @@ class Stock:
             if oldest in self._ready:
                 self._ready.pop(oldest).close()
         for key, image in self._used.items():
-            # Nobody has asked for it yet, so nobody is told that there is no room for more.
+            # Made ahead of need: a lack of room is reported when a container needs it.
             with contextlib.suppress(OSError):
                 if key not in self._ready:
                     self._ready[key] = self._prepared(image)
@@ -157,11 +184,12 @@ class Stock:
 
 
 def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:
-    """A private tmpfs for a writable layer: ``(descriptor, path if it has to be attached)``."""
-    options = [("mode", "0755"), *root.tmpfs_options]
-    if size_bytes is not None:
-        options.append(("size", str(size_bytes)))
-    fd = mount.new_mount("tmpfs", options)
+    """Make a private tmpfs for a writable layer.
+
+    Returns:
+        Its descriptor; and its path, if this kernel needs it attached, else nothing.
+    """
+    fd = root.new_tmpfs(size_bytes)
     try:
         make_folders(fd)
         if root.features.detached_layers:
@@ -173,7 +201,7 @@ def new_scratch(root: RunRoot, size_bytes: int | None) -> tuple[int, str]:
 
 
 def disk_scratch(root: RunRoot, tree_fd: int) -> tuple[int, str]:
-    """A writable layer in a directory of the host; takes its detached mount over."""
+    """Make a writable layer in a directory of the host; takes its detached mount over."""
     path = root.place(tree_fd, "scratch")
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     make_folders(fd)
@@ -181,7 +209,7 @@ def disk_scratch(root: RunRoot, tree_fd: int) -> tuple[int, str]:
 
 
 def make_folders(scratch_fd: int) -> None:
-    """The directories of a writable layer."""
+    """Make the directories of a writable layer."""
     for name in _SCRATCH_FOLDERS:
         os.mkdir(name, 0o755, dir_fd=scratch_fd)
 
@@ -201,7 +229,7 @@ def _overlay_by_descriptors(image: ReadyImage, scratch_fd: int) -> int:
 
 
 def _overlay_by_paths(image: ReadyImage, scratch_path: str) -> int:
-    """The way of kernels before 6.15: layers are attached, and named by their short paths.
+    """Make an overlay as kernels before 6.15 need it: of attached layers, by their short paths.
 
     With mount(2), which takes a page of options: fsconfig(2) takes 256 bytes, 25 layers.
     """
@@ -218,7 +246,7 @@ def _overlay_by_paths(image: ReadyImage, scratch_path: str) -> int:
 
 
 def view_of(root: RunRoot, image: ReadyImage) -> int:
-    """A detached, read-only overlay of an image's layers, without its mounts."""
+    """Make a detached, read-only overlay of an image's layers, without its mounts."""
     # Two are the least that an overlay takes.
     if root.features.detached_layers:
         empty = os.open("/empty", os.O_PATH | os.O_CLOEXEC)
@@ -239,16 +267,20 @@ def view_of(root: RunRoot, image: ReadyImage) -> int:
 
 
 def ready_image(
-    root: RunRoot, key: str, layers: Sequence[str], mounts: Sequence[tuple[str, str]]
-) -> ReadyImage:
+    root: RunRoot, key: str, layers: Sequence[str], mounts: Sequence[tuple[str, str]],
+    devices: Sequence[tuple[str, str]],
+) -> ReadyImage:  # fmt: skip
     """Put an image together from attached trees.
 
     Args:
         layers: Paths below ``/trees``, bottom first, as images list them.
         mounts: ``(path below /shown, target)``.
+        devices: ``(path, name in /dev)``.
     """
     if not layers:
         raise FaultError("ImageError", f"image {key}: it has no layers")
-    top_first = tuple(reversed(layers))
+    # overlayfs refuses a directory that is a layer twice (ELOOP); builds without changes make such
+    # images. The upper one has every entry and whiteout of the lower one, so that shows nothing.
+    top_first = tuple(dict.fromkeys(reversed(layers)))
     fds = tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in top_first)
-    return ReadyImage(key, top_first, fds, tuple(mounts))
+    return ReadyImage(key, top_first, fds, tuple(mounts), tuple(devices))

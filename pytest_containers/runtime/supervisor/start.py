@@ -1,319 +1,404 @@
-"""A request to run: everything is fetched and made before the child is."""
+"""The start of a container: everything is fetched and made before the child is."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import Any
 
-from pytest_containers.runtime.channel import Frame
-from pytest_containers.runtime.messages import Fault, FaultError, from_os_error
-from pytest_containers.runtime.network.networks import Port
-from pytest_containers.runtime.oci import command
-from pytest_containers.runtime.supervisor.container import Container, Wanted
-from pytest_containers.runtime.supervisor.images import Tree
-from pytest_containers.runtime.supervisor.poke import Poke
-from pytest_containers.runtime.supervisor.rootfs import Rootfs, disk_scratch, new_scratch
+from pytest_containers.linux.descriptors import OwnedDescriptors
+from pytest_containers.runtime.network.bridge import BridgePort
+from pytest_containers.runtime.plan.masks import ChosenMask
+from pytest_containers.runtime.plan.mounts import bind_attributes
+from pytest_containers.runtime.plan.oci import Config, command
+from pytest_containers.runtime.plan.start import StartFacts
+from pytest_containers.runtime.supervisor import attributes
+from pytest_containers.runtime.supervisor.cgroup import Cgroup
+from pytest_containers.runtime.supervisor.container import RunContainer
+from pytest_containers.runtime.supervisor.disk import watch_disk
+from pytest_containers.runtime.supervisor.masks import find_masks
+from pytest_containers.runtime.supervisor.network import RunNetwork
+from pytest_containers.runtime.supervisor.resolved_spec import ResolvedSpec
+from pytest_containers.runtime.supervisor.rootfs import (
+    ReadyImage,
+    Rootfs,
+    disk_scratch,
+    new_scratch,
+)
+from pytest_containers.runtime.supervisor.server import Belongings, Server
+from pytest_containers.runtime.supervisor.trees import TreeOfHost
+from pytest_containers.runtime.supervisor.volumes import RunVolume
+from pytest_containers.runtime.supervisor.warmup import warm_up
+from pytest_containers.runtime.wire.dispatch import Call
+from pytest_containers.runtime.wire.faults import FaultError, from_os_error
+from pytest_containers.runtime.wire.message import close_all
+from pytest_containers.runtime.wire.operations.host import (
+    Forward,
+    HostTree,
+    MakeScratch,
+    ScratchDirectory,
+)
+from pytest_containers.runtime.wire.operations.starts import ForwardedPort, StartRequest
+from pytest_containers.runtime.wire.tasks import owned, run_task
 
-if TYPE_CHECKING:
-    from pytest_containers.runtime.supervisor.client import Client
+_NO_LAYERS_THERE = (errno.EINVAL, errno.EROFS)
+"""Of a writable layer in a store on a file system that cannot have one, as overlayfs, or that is
+read-only."""
 
 
 class Start:
-    """One ``run`` request, or a restart, on its way.
+    """A `Run` or `Restart` of a container.
 
-    Fields of the request: ``image`` (key), ``name``, ``hostname``, ``names``, ``network`` (id or
-    null), ``user``, ``groups``, ``init``, ``log_limit_bytes``, ``scratch`` (``tmpfs`` or ``disk``),
-    ``scratch_size_bytes``, ``ports`` [[number, protocol, host port or null]], ``host_ports``
-    [number], ``egress`` (a program), ``resolv``, ``hosts`` and ``attach`` (of `Wanted`; they may
-    all be missing), ``poke`` (see `Poke`; may be missing), ``args``: the command line, when it has
-    more words than the config's one (plans are kept by the config's text, so that other arguments
-    are no other plan). The blob is the OCI config, in which a mount of type ``bind`` names a path
-    of the host (whose files have ids of containers already with the option ``mapped``), one of
-    type ``volume`` a volume (or a file of it, ``name=…``), and one of type ``image`` an image (or
-    what is at ``path=…`` in it; without ``ro`` what is written to it is dropped).
+    States: resources are gathered, and owned by the ``with`` of `run` or `restart`; then the
+    container owns them, and is started; then it runs, and its ports are forwarded. A failure or
+    cancellation, which may come at any ``await``, closes the resources in the first state and
+    removes the container in the others: nothing of it is left when the caller is told.
 
-    The answer: ``id``, ``pid``, ``ip``, ``ip6``, and ``forwards`` [[number, protocol, port of
-    127.0.0.1]]. With ``attach``, descriptors: of stdin (for ``all``), stdout and stderr, or of the
-    terminal, if it has one.
+    Attributes:
+        notes: What its mounts lack.
+
+    Args:
+        server: The run.
+        owner: The belongings of the caller, which the container joins.
+        call: The request.
+        request: The request's own part of the container.
+        config: Its OCI config.
+
+    Raises:
+        FaultError: The request cannot be meant.
     """
+
+    _bundle = False
 
     def __init__(
         self,
-        client: Client,
-        number: int,
-        body: dict[str, Any],
-        blob: bytes,
-        again: Container | None = None,
+        server: Server,
+        owner: Belongings,
+        call: Call[Any],
+        request: StartRequest,
+        config: bytes,
     ) -> None:
-        self._client = client
-        self._server = client.server
-        self._number = number
-        self._body = body
-        self._again = again
-        self._container: Container | None = None
-        self._given_up = False
-        self._config = self._server.plans.config(blob)
-        self._blob = blob
-        self._args = command(self._config.process, body.get("args"))
-        self._doing = f"start of container {body['name']!r}"
-        self._image = self._server.trees.image(body["image"])
-        self._network = None
-        if body["network"] is not None:
-            self._network = self._server.networks_by_id.get(body["network"])
-            if self._network is None:
-                raise FaultError("StartError", f"{self._doing}: its network was removed")
-        self._port: Port | None = None
-        self._mount_fds = [-1] * len(self._config.mounts)
-        self._directories = [True] * len(self._config.mounts)
-        self._forwards: list[list[Any]] = []
-        self._scratch: tuple[int, str] | None = None
-        self._disk_path = ""
-        client.later(number, self._give_up)
-        self._open_mounts()
+        self._server = server
+        self._tools = server.tools
+        self._owner = owner
+        self._call = call
+        self._request = request
+        self._config: Config = self._tools.plans.config(config)
+        self._args = command(self._config.process, request.args)
+        self._doing = f"start of container {request.name!r}"
+        self.notes: list[str] = []
 
-    # ----------------------------------------------------------------- steps
+    # ----------------------------------------------------------------- both
 
-    def _open_mounts(self) -> None:
-        self._binds = [
-            at
-            for at, entry in enumerate(self._config.mounts)
-            if entry.get("type", "bind") == "bind"
-        ]
-        trees: list[Tree] = []
-        for at in self._binds:
-            entry = self._config.mounts[at]
-            source, options = entry["source"], entry.get("options") or ()
-            if _wants_view_of_parent(source, options):
-                source = os.path.dirname(source)
-            trees.append((source, "mapped" not in options, "ro" not in options))
-        self._server.trees.open(trees, self._with_mounts)
+    async def run(self) -> tuple[RunContainer, Sequence[ForwardedPort]]:
+        """Start a new container; returns it and the ports that lead to it.
 
-    def _with_mounts(self, opened: list[tuple[int, bool]] | Fault) -> None:
-        if isinstance(opened, Fault):
-            self._fail(Fault("StartError", f"{self._doing}: {opened.message}", opened.data))
-            return
-        for at, (fd, directory) in zip(self._binds, opened, strict=True):
-            self._mount_fds[at], self._directories[at] = fd, directory
+        Raises:
+            FaultError: It does not run, and nothing of it is left.
+        """
+        server = self._server
+        with server.place_for(self._doing):
+            container = await self._make_container()
+            server.add_container(container, self._owner)
+        self._call.step("file system and streams made")
         try:
-            for at, entry in enumerate(self._config.mounts):
-                self._prepare_mount(at, entry)
-        except FaultError as error:
-            self._fail(error.fault)
-            return
-        except OSError as error:
-            self._fail(from_os_error("StartError", self._doing, error))
-            return
-        on_disk = self._body["scratch"] == "disk" or not self._server.root.features.tmpfs_xattrs
-        if on_disk and self._again is None:
-            self._server.launcher.request({"op": "scratch"}, self._with_scratch)
-        else:
-            self._take_port()
+            self._expose_host_ports(container)
+            self._watch_disk(container)
+            await self._start(container)
+            return container, await self._forward(container)
+        except BaseException:
+            await server.remove_container(container, self._owner)
+            raise
 
-    def _with_scratch(self, frame: Frame | Fault) -> None:
-        if isinstance(frame, Fault):
-            self._fail(frame._replace(message=f"{self._doing}: {frame.message}"))
-            return
-        self._disk_path = frame.body["ok"]
+    async def _make_container(self) -> RunContainer:
+        """Gather its resources, and make it their owner."""
+        network = self._network()
         try:
-            root = self._server.root
-            tree = frame.fds[0] if frame.fds else root.open_host_tree(self._disk_path)
-            self._scratch = disk_scratch(root, tree)
+            with OwnedDescriptors() as mounts, ExitStack() as undo:
+                image = await self._image(undo)
+                directories = await self._open_mounts(mounts)
+                rootfs, disk_path = await self._make_rootfs(image, undo)
+                port = await self._take_port(network, undo)
+                cgroup = await self._take_cgroup(undo)
+                self._check_name(network)
+                masks = find_masks(self._config, mounts.fds, rootfs.fd)
+                spec = self._resolve(directories, masks, network=port is not None)
+                container = RunContainer(
+                    self._tools, self._server.new_id(), image, spec, rootfs,
+                    network, port, mounts.hand_over(), disk_path, cgroup,
+                )  # fmt: skip
+                undo.pop_all()
         except OSError as error:
-            self._fail(from_os_error("StartError", self._doing, error))
-            return
-        self._take_port()
-
-    def _take_port(self) -> None:
-        if self._network is None or self._again is not None:
-            self._make()
-        else:
-            self._server.networks.take_port(self._network.network, self._with_port)
-
-    def _prepare_mount(self, at: int, entry: dict[str, Any]) -> None:
-        kind, options = entry.get("type", "bind"), entry.get("options") or ()
-        read_only = "ro" in options
-        if kind == "bind" and read_only:
-            source = entry["source"]
-            name = os.path.basename(source) if _wants_view_of_parent(source, options) else ""
-            fd, self._mount_fds[at] = self._mount_fds[at], -1
-            view = self._server.trees.read_only(fd, name)
-            self._mount_fds[at] = view
-            self._directories[at] = stat.S_ISDIR(os.fstat(view).st_mode)
-        elif kind == "volume":
-            volume = self._client.volume(entry["source"])
-            name = _option(options, "name")
-            self._mount_fds[at] = volume.clone(name, read_only=read_only)
-            self._directories[at] = not name
-        elif kind == "image":
-            fd = self._server.trees.part(
-                entry["source"], _option(options, "path"), writable=not read_only
-            )
-            self._mount_fds[at] = fd
-            self._directories[at] = stat.S_ISDIR(os.fstat(fd).st_mode)
-
-    def _with_port(self, port: Port | Fault) -> None:
-        if isinstance(port, Fault):
-            self._fail(port)
-            return
-        self._port = port
-        self._make()
-
-    def _make(self) -> None:
-        if self._given_up:
-            self._fail(Fault("StartError", f"{self._doing}: given up", {}))
-            return
-        try:
-            container = self._again or self._new_container()
-        except FaultError as error:
-            self._fail(error.fault)
-            return
-        except OSError as error:
-            self._fail(from_os_error("StartError", self._doing, error))
-            return
-        if self._again is not None:
-            try:
-                container.prepare_restart(self._mount_fds)
-            except OSError as error:
-                self._fail(from_os_error("StartError", self._doing, error))
-                return
-        self._mount_fds = []
-        self._container = container
-        container.start(self._started)
-
-    def _new_container(self) -> Container:
-        server, body = self._server, self._body
-        size_bytes = body["scratch_size_bytes"]
-        if self._scratch is None and size_bytes is None:
-            rootfs = server.stock.take(self._image)
-        else:
-            scratch = self._scratch or new_scratch(server.root, size_bytes)
-            rootfs = Rootfs(server.root, self._image, *scratch)
-        wanted = Wanted(
-            self._config, self._blob, self._args, body["user"], tuple(body["groups"]),
-            self._config.raw.get("hostname") or body.get("hostname") or body["name"],
-            tuple(body["names"]),
-            body["init"], body["log_limit_bytes"], tuple(self._directories),
-            body.get("egress", ""), body.get("resolv", "").encode(),
-            body.get("hosts", "").encode(), body.get("attach", ""),
-        )  # fmt: skip
-        container = Container(
-            server, server.new_id(), body["name"], self._image, wanted, rootfs,
-            self._network, self._port, self._mount_fds,
-        )  # fmt: skip
-        self._port = None
-        container.disk_path, self._disk_path = self._disk_path, ""
-        if container.disk_path and body["scratch_size_bytes"] is not None:
-            container.watch_disk(body["scratch_size_bytes"])
-        server.containers[container.id] = container
-        self._client.containers[container.id] = container
-        if self._network is not None:
-            server.joined(container, self._network)
-            self._expose(container)
+            raise FaultError.of(from_os_error("StartError", self._doing, error)) from None
         return container
 
-    def _expose(self, container: Container) -> None:
-        ports = tuple(self._body["host_ports"])
-        if ports and self._server.host_ports is not None and self._network is not None:
-            for port in ports:
-                self._server.host_ports.expose(port, self._network.network)
-            container.host_ports = ports
+    async def restart(self, container: RunContainer) -> None:
+        """Start the program of an ended container again, on the same files and addresses.
 
-    # ------------------------------------------------------------------- end
+        Raises:
+            FaultError: Its mounts cannot be had, or it has not ended; else it does not run, and
+                was removed.
+        """
+        with OwnedDescriptors() as mounts:
+            await self._open_mounts(mounts)
+            try:
+                await container.prepare_restart()
+            except OSError as error:
+                raise FaultError.of(from_os_error("StartError", self._doing, error)) from None
+            container.replace_mounts(mounts.hand_over())
+        try:
+            await self._start(container)
+        except BaseException:
+            await self._server.remove_container(container, self._owner)
+            raise
 
-    def _started(self, failed: Fault | None) -> None:
-        container = self._container
-        assert container is not None
-        if failed is not None or self._given_up:
-            self._discard(failed or Fault("StartError", f"{self._doing}: given up", {}))
+    async def _start(self, container: RunContainer) -> None:
+        try:
+            await container.start()
+        finally:
+            if self._call.traced and container.plan is not None:
+                self._call.step(f"plan: {container.plan.text()}")
+        if self._request.warmup is not None:
+            run_task(warm_up(container, self._tools.net_ns, self._tools.loop, self._request.warmup))
+
+    # --------------------------------------------------------------- before
+
+    async def _image(self, undo: ExitStack) -> ReadyImage:
+        return self._tools.trees.image(self._request.image)
+
+    def _network(self) -> RunNetwork | None:
+        if self._request.network is None:
+            return None
+        network = self._server.networks.get(self._request.network)
+        if network is None:
+            raise FaultError("StartError", f"{self._doing}: its network was removed")
+        return network
+
+    def _check_name(self, network: RunNetwork | None) -> None:
+        """Refuse a second container of one name: the name would be ambiguous."""
+        name = self._request.name
+        if network is not None and any(member.name == name for member in network.containers):
+            raise FaultError(
+                "StartError",
+                f"{self._doing}: its network has another one of that name; remove that first, or "
+                "give one of them a name of its own",
+            )
+
+    async def _open_mounts(self, mounts: OwnedDescriptors) -> tuple[bool, ...]:
+        """Open the sources of the container's mounts into `mounts`; -1 where there is none.
+
+        Returns:
+            For each mount of the config, True if it is a directory.
+        """
+        config, entries = self._config, self._config.mounts
+        mounts.fds = [-1] * len(entries)
+        directories = [True] * len(entries)
+        for index, tree in zip(config.binds, await self._open_binds(config.binds), strict=True):
+            mounts.fds[index], directories[index] = tree.fd, tree.directory
+            self.notes += [f"mount of {entries[index]['source']}: {note}" for note in tree.notes]
+        self._call.step("mounts opened")
+        for index in config.owned:
+            mounts.fds[index] = self._open_own(entries[index])
+            directories[index] = stat.S_ISDIR(os.fstat(mounts.fds[index]).st_mode)
+        opened = sorted((*config.binds, *config.owned))
+        for index in opened:
+            attributes.apply(mounts.fds[index], entries[index], self._doing)
+        # The process object of an exec in a bundle may have more capabilities than its container.
+        if opened and (self._bundle or _may_change_mounts(config, self._request)):
+            for index in opened:
+                mounts.fds[index] = self._tools.trees.lock(mounts.take(index))
+        return tuple(directories)
+
+    async def _open_binds(self, binds: Sequence[int]) -> Sequence[TreeOfHost]:
+        trees: list[HostTree] = []
+        for index in binds:
+            entry = self._config.mounts[index]
+            options = entry.get("options") or ()
+            trees.append(
+                HostTree(
+                    path=entry["source"],
+                    idmapped="mapped" not in options,
+                    recursive="bind" not in options,
+                    attributes=bind_attributes(options),
+                )
+            )  # fmt: skip
+        try:
+            return await self._tools.trees.open(trees)
+        except FaultError as error:
+            raise self._about(error, kind="StartError") from None
+
+    def _open_own(self, entry: dict[str, Any]) -> int:
+        """Make a detached mount of a volume or an image."""
+        options = entry.get("options") or ()
+        read_only = "ro" in options
+        if entry["type"] == "volume":
+            return self._volume(entry["source"]).clone(
+                _option(options, "name"), read_only=read_only
+            )
+        return self._tools.trees.part(
+            entry["source"], _option(options, "path"), writable=not read_only
+        )
+
+    def _volume(self, number: str) -> RunVolume:
+        try:
+            return self._owner.volumes[number]
+        except KeyError:
+            raise FaultError("StartError", f"volume {number} was removed") from None
+
+    async def _make_rootfs(self, image: ReadyImage, undo: ExitStack) -> tuple[Rootfs, str]:
+        """Make its root file system; returns it, and its directory if it is on disk."""
+        tools, size_bytes = self._tools, self._request.scratch_size_bytes
+        if self._is_on_disk():
+            try:
+                return await self._make_disk_rootfs(image, undo)
+            except (OSError, FaultError) as error:
+                code = error.errno if isinstance(error, OSError) else error.fault.data.get("errno")
+                if code not in _NO_LAYERS_THERE or self._request.scratch == "disk":
+                    raise
+                tools.root.layers_on_disk = False
+        if size_bytes is None and image.key:
+            rootfs = tools.stock.take(image)
+        else:
+            rootfs = Rootfs(tools.root, image, *new_scratch(tools.root, size_bytes))
+        undo.callback(rootfs.close)
+        return rootfs, ""
+
+    async def _make_disk_rootfs(self, image: ReadyImage, undo: ExitStack) -> tuple[Rootfs, str]:
+        tools = self._tools
+        with ExitStack() as on_failure:
+            directory = await self._make_scratch()
+            on_failure.callback(tools.remove_disk, directory.path)
+            mounted = directory.mount
+            tree = mounted[0] if mounted else tools.root.open_host_tree(directory.path)
+            rootfs = Rootfs(tools.root, image, *disk_scratch(tools.root, tree))
+            on_failure.callback(rootfs.close)
+            undo.push(on_failure.pop_all())
+        return rootfs, directory.path
+
+    def _is_on_disk(self) -> bool:
+        """True if its writable layer has to be, or better is, on disk."""
+        request, root = self._request, self._tools.root
+        if request.scratch == "disk":
+            return True
+        if not root.layers_on_disk:
+            return False
+        if not root.features.tmpfs_xattrs:
+            return True
+        if request.scratch != "auto" or request.scratch_size_bytes is None:
+            return False
+        memory_limit = (self._config.resources.get("memory") or {}).get("limit")
+        most_bytes = min(root.half_of_memory, memory_limit // 2 if memory_limit else sys.maxsize)
+        return request.scratch_size_bytes > most_bytes
+
+    async def _make_scratch(self) -> ScratchDirectory:
+        def release(directory: ScratchDirectory) -> None:
+            close_all(directory.mount)
+            self._tools.remove_disk(directory.path)
+
+        try:
+            directory = await owned(self._tools.launcher.request(MakeScratch()), release)
+        except FaultError as error:
+            raise self._about(error) from None
+        self._call.step("scratch made")
+        return directory
+
+    async def _take_port(self, network: RunNetwork | None, undo: ExitStack) -> BridgePort | None:
+        if network is None:
+            return None
+        port = await self._tools.networks.take_port(network.network)
+        undo.callback(self._tools.networks.release_port, port)
+        self._call.step("port taken")
+        return port
+
+    async def _take_cgroup(self, undo: ExitStack) -> Cgroup | None:
+        """Take cgroups for it, if it has limits or could harm the caller's."""
+        resources, launcher = self._limits(), self._tools.launcher
+        if not resources and not self._tools.cgroups:
+            return None
+        try:
+            cgroup = await self._tools.cgroup_stock.take(resources)
+        except FaultError as error:
+            raise self._about(error) from None
+        undo.callback(cgroup.remove, launcher)
+        self._call.step("cgroup taken")
+        return cgroup
+
+    def _limits(self) -> dict[str, dict[str, Any]]:
+        """Return its limits: with ``memory.defaultSwap``, Docker's; a bundle has runc's, none."""
+        resources = self._config.resources
+        memory = resources.get("memory")
+        if memory is None or self._bundle:
+            return resources
+        if "swap" in self._config.linux["resources"]["memory"]:  # also -1, unlimited, is there
+            return resources
+        return {**resources, "memory": {**memory, "defaultSwap": 2 * memory["limit"]}}
+
+    def _resolve(
+        self, directories: tuple[bool, ...], masks: tuple[ChosenMask, ...], *, network: bool
+    ) -> ResolvedSpec:
+        hostname = self._config.raw.get("hostname") or self._request.hostname
+        facts = StartFacts(directories, masks, network, bundle=self._bundle)
+        return ResolvedSpec(self._request, self._config, self._args, facts, hostname)
+
+    # ---------------------------------------------------------------- after
+
+    def _expose_host_ports(self, container: RunContainer) -> None:
+        """Let it reach ports of the host."""
+        host_ports, network = self._server.host_ports, container.network
+        if host_ports is None or network is None:
             return
-        self._forward(container)
+        for port in self._request.host_ports:
+            host_ports.expose(port, network.network)
+            container.host_ports += (port,)
 
-    def _forward(self, container: Container) -> None:
-        """Ports of the host for the container's, where its address is not reachable or a port
-        was asked for."""
+    def _watch_disk(self, container: RunContainer) -> None:
+        size_bytes = self._request.scratch_size_bytes
+        if container.disk_path and size_bytes is not None:
+            run_task(watch_disk(self._tools.loop, container, size_bytes))
+
+    async def _forward(self, container: RunContainer) -> Sequence[ForwardedPort]:
+        """Forward ports of the host to it, where its address is not reachable or one is named."""
         facts = self._server.facts
         reachable = facts is not None and facts.connected
-        todo = [
-            (number, protocol, host)
-            for number, protocol, host in self._body["ports"]
-            if container.port is not None and (host is not None or not reachable)
-        ]
-        if self._again is not None:
-            todo = []
-        self._forward_next(container, todo)
+        ports = [port for port in self._request.ports if port.host is not None or not reachable]
+        if not ports or container.port is None:
+            return ()
+        container.forwarded = True
+        label = f"container {container.name!r}"
+        if self._owner.label:
+            label += f" in {self._owner.label}"
+        request = Forward(key=container.id, ip=container.port.ip, ports=ports, label=label)
+        try:
+            answer = await self._tools.launcher.request(request)
+        except FaultError as error:
+            raise self._about(error) from None
+        self._call.step("ports forwarded")
+        return answer.ports
 
-    def _forward_next(self, container: Container, todo: list[tuple[int, str, int | None]]) -> None:
-        if not todo:
-            self._answer(container)
-            return
-        (number, protocol, host), rest = todo[0], todo[1:]
-        key = f"{container.id}/{number}/{protocol}"
-
-        def done(frame: Frame | Fault) -> None:
-            if isinstance(frame, Fault):
-                self._discard(Fault(frame.kind, f"{self._doing}: {frame.message}", frame.data))
-                return
-            self._forwards.append([number, protocol, frame.body["ok"]])
-            self._forward_next(container, rest)
-
-        assert container.port is not None
-        container.forwards.append(key)
-        self._server.launcher.request(
-            {
-                "op": "forward", "key": key, "protocol": protocol, "ip": container.port.ip,
-                "port": number, "host_port": host,
-            },
-            done,
-        )  # fmt: skip
-
-    def _answer(self, container: Container) -> None:
-        assert container.main is not None
-        if self._body.get("poke") is not None:
-            Poke(self._server, container, self._body["poke"])
-        port = container.port
-        answer = {
-            "id": container.id,
-            "pid": container.main.pid,
-            "ip": port.ip if port else "",
-            "ip6": port.ip6 if port else "",
-            "forwards": self._forwards,
-        }
-        container.hand_over(lambda fds: self._client.finish(self._number, answer, fds))
-
-    def _give_up(self) -> None:
-        self._given_up = True
-
-    def _discard(self, why: Fault) -> None:
-        """The container could not be started: nothing of it stays, then the client is told."""
-        container = self._container
-        assert container is not None
-        self._client.remove_container(container, lambda: self._client.fail(self._number, why))
-
-    def _fail(self, why: Fault) -> None:
-        for fd in self._mount_fds:
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._mount_fds = []
-        if self._port is not None:
-            self._server.networks.release_port(self._port)
-        if self._disk_path:
-            self._server.remove_disk(self._disk_path)
-        self._client.fail(self._number, why)
+    def _about(self, error: FaultError, kind: str = "") -> FaultError:
+        """Put the operation before the error of another process."""
+        fault = error.fault
+        message = f"{self._doing}: {fault.message}"
+        return FaultError.of(fault._replace(kind=kind or fault.kind, message=message))
 
 
 def _option(options: Sequence[str], name: str) -> str:
-    """The value of ``name=value``, or nothing."""
-    found = (one.partition("=")[2] for one in options if one.startswith(f"{name}="))
-    return next(found, "")
+    """Return the value of ``name=value``, or nothing."""
+    prefix = f"{name}="
+    values = (option[len(prefix) :] for option in options if option.startswith(prefix))
+    return next(values, "")
 
 
-def _wants_view_of_parent(source: str, options: Any) -> bool:
-    """Whether a read-only mount is of a file: an overlay needs a directory.
+def _may_change_mounts(config: Config, request: StartRequest) -> bool:
+    """True if the container may change the attributes of its mounts, and they need a lock.
 
-    The engine says so with the option "file", since only it can look at the host.
+    Its processes may with CAP_SYS_ADMIN, and so may the reaper, which has all capabilities and
+    can be made to do anything with CAP_SYS_PTRACE.
     """
-    return "ro" in options and "file" in options
+    bounding = (config.process.get("capabilities") or {}).get("bounding") or ()
+    names = {name.removeprefix("CAP_") for name in bounding}
+    return "SYS_ADMIN" in names or (request.init and "SYS_PTRACE" in names)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_containers.linux import mount
-from pytest_containers.runtime.messages import FaultError
 from pytest_containers.runtime.supervisor.root import RunRoot
+from pytest_containers.runtime.wire.faults import FaultError
 
 
 class File(NamedTuple):
@@ -21,7 +21,7 @@ class File(NamedTuple):
     gid: int
 
 
-class Volume:
+class RunVolume:
     """A tmpfs that several containers may mount, at the same time or after each other."""
 
     def __init__(
@@ -29,10 +29,7 @@ class Volume:
     ) -> None:
         self.id = number
         self._root = root
-        options = [("mode", "0755"), *root.tmpfs_options]
-        if size_bytes is not None:
-            options.append(("size", str(size_bytes)))
-        self._path = root.place(mount.new_mount("tmpfs", options), "volumes")
+        self._path = root.place(root.new_tmpfs(size_bytes), "volumes")
         for file in files:
             self._add(file)
 
@@ -45,7 +42,7 @@ class Volume:
             os.fchmod(fd, file.mode)
 
     def clone(self, name: str = "", *, read_only: bool = False) -> int:
-        """A detached mount of it, or of one of its files.
+        """Make a detached mount of it, or of one of its files.
 
         Raises:
             FaultError: It was removed.

@@ -1,1 +1,0 @@
-"""What runs as root of the run's user namespace, in a bare interpreter."""

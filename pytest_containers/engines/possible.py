@@ -1,0 +1,52 @@
+"""Whether containers of the native engine can run here: a trial of some milliseconds."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+
+from pytest_containers.model.errors import ContainersError
+from pytest_containers.runtime import refusals
+
+_TRIAL = (
+    "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork",
+    "--mount-proc", "--", "sh", "-c", "mount -t sysfs sysfs /sys",
+)  # fmt: skip
+_PATIENCE_S = 5.0
+_MACHINES = ("x86_64", "aarch64")
+
+
+def why_not() -> str:
+    """Return why containers cannot run here; empty if they can.
+
+    The kernel is asked for the namespaces and mounts that a run begins with. Where the program for
+    that is not installed, a whole run is started.
+    """
+    if sys.platform != "linux" or platform.machine() not in _MACHINES:
+        return f"this is {sys.platform} on {platform.machine()}"
+    if refusals.kernel_version() < refusals.LEAST_KERNEL:
+        return f"Linux {platform.release()} is too old"
+    program = shutil.which("unshare")
+    if program is None:
+        return _whole_run()
+    try:
+        done = subprocess.run([program, *_TRIAL], capture_output=True, timeout=_PATIENCE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("unshare: ") if lines else "namespaces are refused"
+
+
+def _whole_run() -> str:
+    from pytest_containers.engines.native.engine import Engine
+
+    try:
+        with Engine() as engine:
+            _ = engine.facts
+    except ContainersError as error:
+        return error.message
+    return ""

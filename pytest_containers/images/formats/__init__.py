@@ -1,0 +1,1 @@
+"""Formats of images outside the store: tars, archives, layouts, compression."""

@@ -1,0 +1,1 @@
+"""The `host:` image: this machine's own programs."""

@@ -1,0 +1,1 @@
+"""The store of images: names, documents, layers, and who uses them."""

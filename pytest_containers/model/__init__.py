@@ -1,0 +1,1 @@
+"""The model: specs, waits, results, errors, settings, and the contract of engines."""
