@@ -1,0 +1,66 @@
+"""A single run of the HEALTHCHECK of an image, and the figures of what a container uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_containers.model.errors import NotRunningError, StartError, WaitTimeoutError
+from pytest_containers.model.reports import HealthReport, HealthStatus, Stats
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.docker.handle import DockerHandle
+
+_DEFAULT_TIMEOUT_S = 30.0  # as in Docker
+_UNLIMITED_BYTES = 1 << 60
+
+
+def check(container: DockerHandle, age_s: float, timeout_s: float | None) -> HealthReport:
+    """Run the check; see `Container.health`.
+
+    Args:
+        container: The container.
+        age_s: How long it has been running, for the start period.
+        timeout_s: The time limit; None is the one of the image.
+    """
+    healthcheck = container.image.config.healthcheck
+    if healthcheck is None or healthcheck.test[:1] in ((), ("NONE",)):
+        return HealthReport("none")
+    command = healthcheck.command(container.image.config.shell)
+    limit_s = timeout_s or healthcheck.timeout_s or _DEFAULT_TIMEOUT_S
+    failed: HealthStatus = "starting" if age_s < healthcheck.start_period_s else "unhealthy"
+    try:
+        result = container.exec(command, timeout_s=limit_s)
+    except NotRunningError:
+        return HealthReport("none")
+    except WaitTimeoutError as error:
+        return HealthReport(failed, None, error.message)
+    except StartError as error:
+        return HealthReport(failed, error.data.get("exit_code"), error.message)
+    output = (result.stdout + result.stderr).decode(errors="replace")
+    return HealthReport("healthy" if result.returncode == 0 else failed, result.returncode, output)
+
+
+def stats_of(facts: Mapping[str, Any]) -> Stats:
+    """Return the figures of ``GET /containers/ID/stats``."""
+    memory, pids = facts.get("memory_stats") or {}, facts.get("pids_stats") or {}
+    networks = (facts.get("networks") or {}).values()
+    disks = (facts.get("blkio_stats") or {}).get("io_service_bytes_recursive") or []
+    limit = memory.get("limit")
+    inactive = (memory.get("stats") or {}).get("total_inactive_file") or 0
+
+    def on_disks(operation: str) -> int:
+        return sum(disk["value"] for disk in disks if disk["op"].lower() == operation)
+
+    return Stats(
+        cpu_s=(facts.get("cpu_stats") or {}).get("cpu_usage", {}).get("total_usage", 0) / 1e9,
+        memory_bytes=max((memory.get("usage") or 0) - inactive, 0),
+        memory_peak_bytes=memory.get("max_usage"),
+        memory_limit_bytes=limit if limit and limit < _UNLIMITED_BYTES else None,
+        pids=pids.get("current") or 0,
+        pids_limit=pids.get("limit") if (pids.get("limit") or 0) < 1 << 31 else None,
+        read_bytes=on_disks("read"),
+        written_bytes=on_disks("write"),
+        received_bytes=sum(network.get("rx_bytes", 0) for network in networks),
+        sent_bytes=sum(network.get("tx_bytes", 0) for network in networks),
+    )
