@@ -1,0 +1,174 @@
+"""What a container sees of the file system: its private files, and the programs of the machine.
+
+Without mounts there are two kinds. A *tree* is an image that was unpacked, entered by chroot(2):
+paths are what they are. A *shared* view (``host:``) has the root directory of the machine, which
+Landlock makes read-only; private directories, such as ``/tmp`` and ``/var/lib``, are elsewhere, and
+their paths are replaced in commands and variables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+
+from pytest_containers.linux.files import follow_links
+
+_RECORD = ".private-paths"
+PRIVATE = (
+    "/data", "/home", "/media", "/mnt", "/root", "/run", "/srv", "/tmp", "/var",
+)  # fmt: skip
+"""Directories of the machine in whose place each container has its own."""
+ETC = (
+    "passwd", "group", "nsswitch.conf", "host.conf", "gai.conf", "hosts", "hostname",
+    "resolv.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "ssl",
+    "ca-certificates", "pki", "crypto-policies", "alternatives", "localtime", "timezone",
+    "services", "protocols", "mime.types", "os-release", "debian_version", "alpine-release",
+    "redhat-release", "locale.alias", "java", "fonts", "terminfo", "inputrc", "profile",
+)  # fmt: skip
+"""What of the machine's /etc a shared view shows: nothing with secrets."""
+_LINKS = {"/var/run": "/run", "/var/lock": "/run/lock"}
+_SHOWN = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/sbin",
+          "/sys", "/usr")  # fmt: skip
+_SHOWN_WHOLE = tuple(path for path in _SHOWN if path != "/etc")
+
+
+class FileView:
+    """The paths of a container.
+
+    Args:
+        root: The directory of its files on this machine.
+        is_tree: True if programs enter it by chroot(2).
+        shown: Directories of the machine that a shared view shows.
+        mapped: Directories of the machine by the path in the container: volumes and binds.
+        run_folders: Directories of the run, whose paths are never replaced.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        is_tree: bool,
+        shown: Sequence[str] = (),
+        mapped: Mapping[str, str] | None = None,
+        run_folders: Sequence[str] = (),
+    ) -> None:
+        self.root = root
+        self.is_tree = is_tree
+        self.shown: tuple[str, ...] = tuple(shown)
+        self.mapped: dict[str, str] = dict(mapped or {})
+        self._run_folders = tuple(run_folders)
+        self._written: dict[str, None] = {}
+        try:
+            with open(f"{root}/{_RECORD}") as file:
+                self._written = dict.fromkeys(json.load(file))
+        except OSError:
+            pass
+        self._pattern: re.Pattern[str] | None = None
+
+    # ------------------------------------------------------------------------- paths
+
+    def place(self, path: str, *, write: bool = False) -> str:
+        """Return the place on this machine of an absolute path in the container.
+
+        Args:
+            write: The path is about to be written; it becomes private.
+
+        Raises:
+            PermissionError: It is read-only.
+        """
+        normal = posixpath.normpath(f"/{path}".replace("//", "/"))
+        for link, target in _LINKS.items():
+            if not self.is_tree and (normal == link or normal.startswith(f"{link}/")):
+                normal = target + normal.removeprefix(link)
+        for target in sorted(self.mapped, key=len, reverse=True):
+            if normal == target or normal.startswith(f"{target}/"):
+                return self.mapped[target] + normal.removeprefix(target)
+        if self.is_tree:
+            return self._inside(normal)
+        if self._is_private(normal):
+            return self.root + normal
+        is_shown = any(_is_below(normal, tree) for tree in (*_SHOWN, *self.shown))
+        if write:
+            if is_shown and not normal.startswith("/etc/"):
+                raise PermissionError(13, "it is a file of the machine, which is read-only", path)
+            self._written[normal] = None
+            self._pattern = None
+            with open(f"{self.root}/{_RECORD}", "w") as file:
+                json.dump(list(self._written), file)
+            return self.root + normal
+        return normal if is_shown else self.root + normal
+
+    def _inside(self, normal: str) -> str:
+        """Return the place in the tree, with all links but the last as chroot(2) has them."""
+        folder, leaf = posixpath.split(normal)
+        return f"{self.root}{self._followed(folder).rstrip('/')}/{leaf}".rstrip("/")
+
+    def _followed(self, normal: str) -> str:
+        def link_at(path: str) -> str | None:
+            try:
+                return os.readlink(self.root + path)
+            except OSError:
+                return None
+
+        return follow_links(normal, link_at)
+
+    def resolved(self, path: str, *, write: bool = False) -> str:
+        """Return the place of a path behind all links, none of which leads out.
+
+        Programs of the container make links, and the caller may be root.
+
+        Raises:
+            PermissionError: It leads to a file that the container cannot read or write.
+        """
+        if self.is_tree:
+            place = self._inside(posixpath.normpath(f"/{path}".replace("//", "/")))
+            return self.root + self._followed(place.removeprefix(self.root)).rstrip("/")
+        place = os.path.realpath(self.place(path, write=write))
+        own = [self.root, *map(os.path.realpath, self.mapped.values())]
+        readable = [*_SHOWN_WHOLE, *self.shown, *(f"/etc/{name}" for name in ETC)]
+        if not any(_is_below(place, tree) for tree in (own if write else own + readable)):
+            raise PermissionError(13, f"it leads to {place}, outside of the container", path)
+        return place
+
+    def _is_private(self, normal: str) -> bool:
+        if any(_is_below(normal, tree) for tree in self.shown):
+            return False  # an interpreter below /home, for example
+        return any(_is_below(normal, path) for path in (*PRIVATE, *self._written))
+
+    # -------------------------------------------------------------------------- text
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """Return words of a command with the places of private files."""
+        return [self.text(word) for word in words]
+
+    def text(self, text: str) -> str:
+        """Return a text with the places of the private files that it names."""
+        if self.is_tree or "/" not in text:
+            return text
+        return self._compiled().sub(self._replaced, text)
+
+    def _compiled(self) -> re.Pattern[str]:
+        if self._pattern is None:
+            paths = sorted({*PRIVATE, *self.mapped, *self._written}, key=len, reverse=True)
+            kept = [*self._run_folders, *self.shown]
+            names = "|".join(re.escape(path) for path in paths)
+            alternatives = "|".join(re.escape(path) for path in sorted(kept, key=len)[::-1])
+            skipped = rf"(?P<kept>(?:{alternatives})(?![\w.-]))|" if kept else ""
+            self._pattern = re.compile(
+                rf"(?<![\w./-])(?:{skipped}(?P<private>(?:{names})(?:/[\w./@%+,-]*)?)(?![\w.-]))"
+            )
+        return self._pattern
+
+    def _replaced(self, match: re.Match[str]) -> str:
+        path = match["private"]
+        if not path:
+            return match[0]
+        end = path[len(path.rstrip("/.,")) :]  # the end of a sentence, or of a directory
+        return self.place(path.rstrip("/.,") or path) + end
+
+
+def _is_below(path: str, tree: str) -> bool:
+    return path == tree or path.startswith(f"{tree}/")
