@@ -1,0 +1,1 @@
+"""Results that machines share through the repository of a registry."""
