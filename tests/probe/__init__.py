@@ -1,0 +1,1 @@
+"""What a program can see and do, here and in Docker, Podman and bubblewrap."""

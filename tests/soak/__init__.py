@@ -1,0 +1,1 @@
+"""Programs that use a run for long, and what their figures have to be."""
