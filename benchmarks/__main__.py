@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest_containers as pc
@@ -84,6 +85,22 @@ def measure(
 
     cases = [
         Case("start to gone", {one.name: timed(echo(one.run)) for one in everybody}, rounds=rounds),
+        Case("the same with a bound directory", {
+            name: timed(partial(mine.run_with_bind, work, read_only=name == "read-only"))
+            for name in ("read-only", "writable")
+        }, rounds=rounds),
+        Case(
+            "start to gone, its system calls filtered or not",
+            {"filtered": timed(echo(mine.run)),
+             "seccomp=unconfined": timed(echo(mine.run_unfiltered))},
+            rounds=rounds,
+        ),
+        Case(
+            "start to gone, with limits or not",
+            {"mem_limit and pids_limit": timed(echo(mine.run_limited)),
+             "no limits": timed(echo(mine.run))},
+            rounds=rounds,
+        ),
         Case("exec", {one.name: timed(echo(one.exec)) for one in everybody}, rounds=rounds),
         Case("HTTP server, asked for to connected", {one.name: serve(one) for one in everybody}, rounds=rounds),
         Case("first container of a cold run", {"ours": ours.cold(home, "host:")}, rounds=rounds),

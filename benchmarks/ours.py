@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest_containers as pc
-from benchmarks.measure import Sample
+from benchmarks.measure import Sample, expect, nonce
 from benchmarks.peers import http_server
 from benchmarks.rootfs import HOSTNAME
 
@@ -46,12 +47,31 @@ class Ours:
         self._image = image
         self._container = engine.run(image, ["sleep", "1000"], hostname=HOSTNAME)
 
-    def run(self, command: list[str]) -> bytes:
+    def run(self, command: list[str], **options: Any) -> bytes:
         with self._engine.run(
-            self._image, command, hostname=HOSTNAME, wait_ready=False
+            self._image, command, hostname=HOSTNAME, wait_ready=False, **options
         ) as container:
             assert container.wait(30) == 0
             return container.logs().stdout_bytes
+
+    def run_with_bind(self, source: Path, *, read_only: bool) -> None:
+        """Start a container that reads a file of a bound directory, and remove it."""
+        text = nonce()
+        (source / "file").write_text(text)
+        mounts = [pc.Bind(source, "/mnt", read_only=read_only)]
+        with self._engine.run(
+            self._image, ["cat", "/mnt/file"], hostname=HOSTNAME, mounts=mounts, wait_ready=False
+        ) as container:
+            assert container.wait(30) == 0
+            expect(text, container.logs().stdout_bytes)
+
+    def run_unfiltered(self, command: list[str]) -> bytes:
+        """The same without a filter of system calls."""
+        return self.run(command, security_opt=["seccomp=unconfined"])
+
+    def run_limited(self, command: list[str]) -> bytes:
+        """The same with limits, which need a cgroup."""
+        return self.run(command, mem_limit="256m", pids_limit=100)
 
     def exec(self, command: list[str]) -> bytes | None:
         output: bytes = self._container.exec(command, check=True).stdout

@@ -160,7 +160,7 @@ def small_things(name: str, work: Path) -> Case:
 
     def asked(one: pc.Engine) -> Callable[[], float]:
         def sample() -> float:
-            one.images.forget_answers()
+            one._core.images.forget_answers()
             return milliseconds(lambda: one.image(name))
 
         return sample
