@@ -1,4 +1,4 @@
-"""An image of one's own, built from its Dockerfile before the tests; a fresh container for each."""
+"""An image that is built from its Dockerfile before the tests; each test has its own container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers of your choice: the services need none of them and bring none along."""
+"""Database drivers of your choice: the services neither need nor include one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An HTTP server of its own for every test, from the programs of this machine.
+"""An HTTP server for every test, from the programs of this machine.
 
-The image ``host:`` needs no download: it is this machine's ``/usr``, read-only, and the Python
-that runs the tests. What a test writes into its container is gone when the test ends.
+The image ``host:`` needs no download: it consists of ``/usr`` of this machine, read-only, and of
+the Python that runs the tests. Files that a test writes are removed with its container.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A service of one's own: an image, a port, how it starts, when it is ready.
+"""A custom service: an image, a port, a command and a condition for readiness.
 
-Here it is an echo server in Python; in earnest it would name the image of a real one.
+This one is an echo server in Python; a real service would use the image of its server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Echo(Service):
     """An echo server.
 
     Args:
-        prefix: What it says before every line.
+        prefix: The text before every line of a response.
         **options: See `Service`.
     """
 
@@ -31,14 +31,14 @@ class Echo(Service):
     programs = ("python3",)
     packages = "python3"
     scheme = "echo"
-    clean = False  # it does not heed the stop signal
+    clean = False  # its exit code after the stop signal is not 0
 
     def __init__(self, *, prefix: str = "", **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]  # whatever a service takes
+        super().__init__(**options)  # type: ignore[arg-type]  # the options of any service
         self.prefix = prefix
 
     def serve(self, image: pc.Image) -> pc.ContainerSpec:
-        """The server, ready when it echoes."""
+        """Return the spec of the server, which is ready when it echoes."""
         command = ["python3", "-c", SERVER, self.prefix]
         return self.spec(command, pc.wait.tcp(self.number, b"ready?\n", b"ready?"))
 

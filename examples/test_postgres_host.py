@@ -1,7 +1,7 @@
-"""A PostgreSQL server of its own for every test, from Debian's package on this machine.
+"""A PostgreSQL server for every test, from the Debian package on this machine.
 
-``apt install postgresql`` is all that is needed; the machine's own server, if one runs, is not
-touched. Both tests create the same table and write the same key: neither sees the other's.
+Only ``apt install postgresql`` is needed; a server that runs on the machine is not used. Both tests
+create the same table and write the same key without a conflict.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A PostgreSQL server of its own for every test, from an image: a Debian made by mmdebstrap.
+"""A PostgreSQL server for every test, from an image: a Debian made by mmdebstrap.
 
-The image and the server's fixture, ``database``, are in ``conftest.py``. The image is unpacked
-once; each test has a writable layer of its own on top of it, so both tests can create the same
+The image and the fixture of the server, ``database``, are in ``conftest.py``. The image is unpacked
+once; each test has its own writable layer on top of it, so that both tests can create the same
 table and write the same key.
 """
 

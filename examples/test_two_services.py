@@ -1,8 +1,8 @@
 """Two services of different images in one test: an API finds its database by name.
 
-The API runs on this machine's own Python (``host:``), the database on a Debian image. All
-containers of one test share a private network, where each is known by the name of its fixture:
-``api.py`` connects to ``database``. Containers of other tests are out of its reach.
+The API runs on the Python of this machine (``host:``), the database on a Debian image. All
+containers of a test share a private network, and the host name of each is the name of its fixture:
+``api.py`` connects to ``database``. Containers of other tests are not reachable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ pytest.importorskip("psycopg", exc_type=ImportError)  # used by api.py, inside i
 
 @pc.container_fixture
 def api(database: pc.Container) -> pc.ContainerSpec:
-    """The service under test, connected to a database of its own."""
+    """The service under test, connected to its own database."""
     return pc.ContainerSpec(
         "host:",
         ["python3", "/srv/api.py"],

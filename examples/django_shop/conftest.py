@@ -1,8 +1,8 @@
-"""A migrated PostgreSQL of its own for every test of a Django project.
+"""A migrated PostgreSQL server for every test of a Django project.
 
-pytest-django imports the settings before it imports this file. So the address that they read is
-fixed in ``pytest.ini`` (``containers_endpoint``); it leads to whichever server the test has.
-Migrations run once; what they leave is kept until one of them, or what they use, changes.
+pytest-django imports the settings before it imports this file. So ``pytest.ini`` reserves the
+address that they read (``containers_endpoint``); it forwards to the server of the current test.
+Migrations run once; the result is reused until one of them, or one of their inputs, changes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ def migrate(server: Any) -> None:
     connections.close_all()
 
 
-shop_db = pc.services.Postgres.fixture(image="host:", seed=migrate, name="shop_db")
+shop_db = pc.services.Postgres.fixture(
+    image="host:", seed=migrate, user="shop", password="secret", name="shop_db"
+)
 
 
 @pytest.fixture
 def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[None]:
-    """In place of pytest-django's, which makes one database for all tests."""
+    """Replace the fixture of pytest-django, which makes one database for all tests."""
     from django.db import connections
 
-    with django_db_blocker.unblock():  # the seed uses it before any test does
+    with django_db_blocker.unblock():  # the seed uses the database before the first test
         request.getfixturevalue("shop_db")
     yield
-    connections.close_all()  # they led to a server that is gone now
+    connections.close_all()  # their server is gone now

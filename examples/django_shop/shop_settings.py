@@ -10,9 +10,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": "test",
-        "USER": "test",
-        "PASSWORD": "test",
+        "NAME": "shop",
+        "USER": "shop",
+        "PASSWORD": "secret",
         "HOST": os.environ["SHOP_DB_HOST"],
         "PORT": os.environ["SHOP_DB_PORT"],
     }

@@ -1,8 +1,8 @@
-"""A migrated PostgreSQL of its own for every test of an application that knows nothing of it.
+"""A migrated PostgreSQL server for every test of an unchanged application.
 
-The application reads DATABASE_URL when it is imported. `endpoint` sets that variable now, to an
-address that leads to whichever server the current test has. Alembic's migrations run once; what
-they leave is kept until a migration, or what they use, changes.
+The application reads DATABASE_URL when it is imported. `endpoint` sets this variable before, to an
+address that forwards to the server of the current test. The migrations of Alembic run once; the
+result is reused until one of them, or one of their inputs, changes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ def migrate(postgres: Any) -> None:
 postgres = pc.services.Postgres.fixture(
     image="host:",
     seed=migrate,
-    endpoint={"DATABASE_URL": "postgresql+psycopg://test:test@{host}:{port}/test"},
+    user="shop",
+    password="secret",
+    endpoint={"DATABASE_URL": "postgresql+psycopg://shop:secret@{host}:{port}/shop"},
 )
 
 
 @pytest.fixture
 def client(postgres: Any) -> Iterator[Any]:
-    """The application, on a database of the test's own."""
+    """The application, connected to the database of the test."""
     from fastapi.testclient import TestClient
     from shop_api import app, engine
 
     with TestClient(app) as client:
         yield client
-    engine.dispose()  # its connections led to a server that is gone now
+    engine.dispose()  # the server of its connections is gone now
