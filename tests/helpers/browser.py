@@ -94,7 +94,7 @@ class Browser:
             self._events.append(parameters)
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Show a file, on a screen of that size."""
+        """Show a file, on a screen of that size, and wait until it was drawn."""
         self.requests, self.dialogs, self.violations = [], [], []
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -108,6 +108,8 @@ class Browser:
             self.call("Page.navigate", url=url)
             while not self._events:
                 self._receive()
+        drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.evaluate(f"{drawn}.then(() => 1)")
         self.requests = [url for url in self.requests if url != "about:blank"]
 
     def evaluate(self, expression: str) -> Any:

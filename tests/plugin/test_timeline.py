@@ -161,7 +161,8 @@ def test_the_page_is_of_one_file_in_ascii(folder: Path) -> None:
 class TestInBrowser:
     def test_shows_tests_and_their_containers(self, folder: Path, browser: Browser) -> None:
         browser.open(folder / "report.html")
-        text = browser.evaluate("document.querySelector('main').innerText")
+        # innerText leaves out rows that were not yet, or need not be, drawn.
+        text = browser.evaluate("document.querySelector('main').textContent")
         for words in ("test_uses_a_state", "printer", "exit code 7", "broken", "reused"):
             assert words in text
         summary = browser.evaluate("document.getElementById('summary').innerText")
@@ -171,7 +172,7 @@ class TestInBrowser:
         nested = """
             [...document.querySelectorAll('.row')].find(
               (row) => row.querySelector('.name').textContent.includes('test_uses_a_state')
-            ).querySelector('ul').innerText
+            ).querySelector('ul').textContent
         """
         assert "db" in browser.evaluate(nested)
         assert browser.evaluate("document.querySelectorAll('.track i').length") > 15
@@ -203,7 +204,7 @@ class TestInBrowser:
         browser.press("/", *"seeded")
         assert browser.evaluate("document.activeElement.id") == "query"
         browser.press("Enter")
-        rows = "[...document.querySelectorAll('.rows > .row:not([hidden])')].map((row) => row.innerText)"
+        rows = "[...document.querySelectorAll('.rows > .row:not([hidden])')].map((row) => row.textContent)"
         (row,) = browser.evaluate(rows)
         assert "test_uses_a_state" in row
         assert "1 matching line" in row
