@@ -160,7 +160,7 @@ def signal_is_in(status: str, signum: int, *sets: str) -> bool:
     return any(int(fields[name], 16) >> signum - 1 & 1 for name in sets)
 
 
-SignalFate = Literal["heard", "kept", "dropped"]
+SignalFate = Literal["heard", "kept", "dropped", "unclear"]
 
 
 def number_in_proc(pidfd: int) -> int:
@@ -183,8 +183,10 @@ def fate_at_init(pidfd: int, signum: int) -> SignalFate:
 
     It is *dropped* when that has no handler for it (pid_namespaces(7)) and does not block it. What
     is blocked is *kept* for a signalfd(2) or sigwait(3), by which init programs hear of it; within
-    sigwait it shows as not blocked. One that ignores it may do so while it ends, and counts as one
-    that has *heard* it; also one that cannot be looked into.
+    sigwait it shows as not blocked. It is *unclear* while the program runs, or waits for a child of
+    vfork(2), since a shell that starts a program blocks all signals for so long. One that ignores
+    it may do so while it ends, and counts as one that has *heard* it; also one that cannot be looked
+    into.
     """
     try:
         folder = f"/proc/{number_in_proc(pidfd)}"
@@ -194,8 +196,11 @@ def fate_at_init(pidfd: int, signum: int) -> SignalFate:
         return "heard"
     if signal_is_in(status, signum, "SigCgt", "SigIgn"):
         return "heard"
-    waits = number in _SIGTIMEDWAIT or signal_is_in(status, signum, "SigBlk")
-    return "kept" if waits else "dropped"
+    if number in _SIGTIMEDWAIT:
+        return "kept"
+    if not signal_is_in(status, signum, "SigBlk"):
+        return "dropped"
+    return "kept" if "\nState:\tS" in status else "unclear"
 
 
 def wait_exit(pid: int) -> int | None:

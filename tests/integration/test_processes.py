@@ -281,6 +281,18 @@ def test_stop_of_a_shell_that_waits_for_its_child(own: pc.Engine) -> None:
         assert container.stop(FOREVER_S) == 137
 
 
+def test_stop_of_one_that_blocks_all_signals_for_a_moment(own: pc.Engine) -> None:
+    """As a shell that forks does, and waits for its turn on a busy machine."""
+    busy = (
+        "signal.pthread_sigmask(0, [15]); print('up', flush=True); until = time.monotonic() + 0.3\n"
+        "while time.monotonic() < until: pass\n"
+        "signal.pthread_sigmask(1, [15])"
+    )
+    with own.run("host:", ["python3", "-c", PYTHON.format(busy)]) as container:
+        pc.wait.log("up").until(container, pc.wait.Deadline(30))
+        assert container.stop(FOREVER_S) == 137
+
+
 @pytest.mark.parametrize(
     ("action", "code"),
     [

@@ -43,7 +43,7 @@ from pytest_containers.runtime.wire.operations.starts import (
 from pytest_containers.runtime.wire.tasks import Future
 
 _SHORT_BYTES = 1 << 16
-_LOOKS, _LOOK_AGAIN_S = 5, 0.01
+_LOOKS, _LOOK_AGAIN_S = 100, 0.01  # a second: on a busy machine a shell may wait for its turn
 
 
 @OPERATIONS.handles(AttachImage)
@@ -191,7 +191,7 @@ async def _is_deaf(container: RunContainer, signum: int, loop: Loop) -> bool:
     before = None
     for _ in range(_LOOKS):
         fate = container.fate_of(signum)
-        if fate == "heard" or fate == before:
+        if fate == "heard" or fate == before != "unclear":
             return fate == "dropped"
         before = fate
         later: Future[None] = Future()
