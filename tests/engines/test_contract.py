@@ -43,7 +43,7 @@ def test_it_is_an_engine(engine: Engine, box: Container) -> None:
 
 def test_run_logs_and_exit_code(engine: Engine, image: str) -> None:
     with engine.run(image, ["sh", "-c", "echo out; echo err >&2; exit 3"]) as container:
-        assert container.wait(30) == 3
+        assert container.wait(60) == 3
         assert container.logs().stdout == "out\n"
         assert container.logs().stderr == "err\n"
         assert (container.status, container.exit_code) == ("exited", 3)
@@ -58,7 +58,7 @@ def test_follow_ends_with_the_container(engine: Engine, image: str) -> None:
 
 def test_logs_outlive_the_container_when_kept(engine: Engine, image: str) -> None:
     with engine.run(image, ["echo", "kept"]) as container:
-        container.wait(30)
+        container.wait(60)
         container.keep_logs()
     assert container.logs().stdout == "kept\n"
 
@@ -93,7 +93,7 @@ def test_stop_kill_and_restart(box: Container) -> None:
     box.restart()
     assert (box.status, box.exit_code) == ("running", None)
     box.kill()
-    assert box.wait(30) == 137
+    assert box.wait(60) == 137
     with pytest.raises(pc.NotRunningError):
         box.kill()
 
@@ -133,7 +133,7 @@ def test_attached_streams(engine: Engine, image: str) -> None:
         with open(stdout, "rb") as output:
             assert output.read() == b"through\n"
         os.close(stderr)
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
 
 
 # ------------------------------------------------------------------------------ files
@@ -206,9 +206,9 @@ def test_volumes_outlive_containers(engine: Engine, image: str) -> None:
     volume = engine.create_volume()
     mounts = [pc.VolumeMount(volume, "/data")]
     with engine.run(image, ["sh", "-c", "echo kept > /data/file"], mounts=mounts) as writer:
-        assert writer.wait(30) == 0
+        assert writer.wait(60) == 0
     with engine.run(image, ["cat", "/data/file"], mounts=mounts) as reader:
-        assert reader.wait(30) == 0
+        assert reader.wait(60) == 0
         assert reader.logs().stdout == "kept\n"
     volume.remove()
 
@@ -222,7 +222,7 @@ def test_snapshots_and_clones(engine: Engine, box: Container) -> None:
         box.write_text("/file", "after")
         assert clone.read_text("/file") == "before"
     with engine.run(image, ["cat", "/file"]) as other:
-        assert other.wait(30) == 0
+        assert other.wait(60) == 0
         assert other.logs().stdout == "before"
 
 
@@ -237,7 +237,7 @@ def test_states(engine: Engine, box: Container) -> None:
     image = engine.states.image(box.image, state)
     assert image is not None
     with engine.run(image, ["cat", "/state"]) as container:
-        container.wait(30)
+        container.wait(60)
         assert container.logs().stdout == "frozen"
     engine.states.note_failure(key, "run", {"message": "no"})
     assert engine.states.failure_of(key, "run") == {"message": "no"}
@@ -342,7 +342,7 @@ def test_inspect(engine: Engine, image: str) -> None:
         assert report.ports == {(8000, "tcp"): container.address(8000)}
         assert report.network in [network.id for network in engine.networks()]
         container.kill()
-        container.wait(30)
+        container.wait(60)
         assert (container.inspect().status, container.inspect().exit_code) == ("exited", 137)
     with pytest.raises(pc.NotRunningError):
         container.inspect()
@@ -391,7 +391,7 @@ def test_health(engine: Engine, tmp_path: Path, image: str) -> None:
         well = container.health()
         assert (well.status, well.exit_code, well.output) == ("healthy", 0, "fine")
         container.kill()
-        container.wait(30)
+        container.wait(60)
         assert container.health().status == "none"
 
 
@@ -408,7 +408,7 @@ def test_a_warm_up_request(engine: Engine, image: str) -> None:
     spec = pc.ContainerSpec(image, ["python3", "-c", script])
     with engine.launch(spec, warmup=Warmup("ready", 8000, "aGVsbG8=")) as container:
         container.started()
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
         assert "hello" in container.logs().stdout
 
 
@@ -456,7 +456,7 @@ def test_the_life_of_an_oci_bundle(engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(pc.StartError):
             container.delete()
         container.kill("KILL")
-        assert container.wait(10) == 137
+        assert container.wait(60) == 137
         assert container.state().status == "stopped"
         container.delete()
     with pytest.raises(pc.NotRunningError):

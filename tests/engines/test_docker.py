@@ -279,7 +279,7 @@ def test_what_is_not_there(engine: DockerEngine) -> None:
 def test_a_program_that_runs_out_of_time_is_killed(engine: DockerEngine) -> None:
     with engine.run(dockerd.IMAGE, ["sleep", "1000"]) as container:
         with pytest.raises(pc.WaitTimeoutError) as caught:
-            container.exec(["sh", "-c", "echo begun; sleep 500"], timeout_s=1, text=True)
+            container.exec(["sh", "-c", "echo begun; sleep 500"], timeout_s=3, text=True)
         assert caught.value.stdout == "begun\n"
         end = time.monotonic() + 20
         while b"500" in container.exec(["sh", "-c", "cat /proc/*/cmdline"]).stdout:
@@ -302,7 +302,7 @@ def test_images_of_layouts_and_archives(
         (f"rootfs:{tmp_path}/root.tar", ["/bin/sh", "-c", "echo hi"]),
     ):
         with engine.run(name, command) as container:
-            assert container.wait(30) == 0
+            assert container.wait(60) == 0
             assert str(container.logs()) == "hi\n"
             assert container.image.name == name
 
@@ -320,7 +320,7 @@ def test_states_hold_what_is_in_volumes(engine: DockerEngine, tmp_path: Path) ->
     image = engine.states.image(base, state)
     assert image is not None and image.base_id == base.id
     with engine.run(image, ["cat", "/data/file", "/beside"]) as container:
-        container.wait(30)
+        container.wait(60)
         assert str(container.logs()) == "seeded\nbeside\n"
     engine.states.drop([state])
 
@@ -360,7 +360,7 @@ time.sleep(1000)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         killed.stdout.close()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while left(daemon, run):
             assert time.monotonic() < end, left(daemon, run)
             time.sleep(0.1)

@@ -46,7 +46,7 @@ def test_fresh(web, number):
 def test_shared(shared, containers, number):
     shared.exec(["sh", "-c", "echo x >> /tmp/count"], check=True)
     print("shared", shared.id)
-    assert containers.run({dockerd.IMAGE!r}, ["getent", "hosts", "shared"]).wait(30) == 0
+    assert containers.run({dockerd.IMAGE!r}, ["getent", "hosts", "shared"]).wait(60) == 0
 """
 
 

@@ -75,7 +75,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 
 def wait_for_output(container: pc.Container, expected: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while expected not in str(container.logs()):
         assert time.monotonic() < deadline, container.logs()
         time.sleep(0.01)
@@ -122,7 +122,7 @@ def test_a_volume_of_an_image_does_not_cover_kernel_files(
     script = "while read -r line; do echo $line; done < /proc/self/mountinfo"
     try:
         with engine.run(image, ["/bin/sh", "-c", script], wait_ready=False) as container:
-            container.wait(10)
+            container.wait(60)
             shown = str(container.logs())
     except pc.ContainersError as error:
         assert "nothing may be mounted there" in str(error)
@@ -188,7 +188,7 @@ def test_links_in_the_place_of_devices(
     )
     pattern = Path("/proc/sys/kernel/core_pattern").read_text()
     with engine.run(image, ["/bin/sh", "-c", script], tty=tty, wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         lines = str(container.logs().stdout).replace("\r", "").splitlines()
     assert lines[0] == "1:3"
     assert lines[2] == "5:2"
@@ -337,7 +337,7 @@ def test_an_id_that_is_too_large_is_not_root(
     image = image_of(User=user)
     try:
         with engine.run(image, ["/bin/id", "-u"], wait_ready=False) as container:
-            container.wait(10)
+            container.wait(60)
             assert str(container.logs()).strip() == user == "2147483648"  # of a single id
     except pc.ContainersError as error:
         assert "user" in str(error) or "group" in str(error)
@@ -349,7 +349,7 @@ def test_digits_are_an_id_also_if_a_user_is_called_so(
     # CVE-2016-3697, CVE-2026-46680: a line of passwd makes user 1000 root.
     image = image_of(member("etc/passwd", b"1000:x:0:0::/:/bin/sh\nroot:x:0:0::/:/bin/sh\n"))  # fmt: skip
     with engine.run(image, ["/bin/id", "-u"], user="1000", wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         assert str(container.logs().stdout) == "1000\n"
 
 
@@ -368,7 +368,7 @@ def test_a_passwd_that_is_none(
     started = time.monotonic()
     with pytest.raises(pc.ContainersError, match="'untouched' is not in|passwd"):
         engine.run(image_of(entries[kind]), ["/bin/sh"], user="untouched", wait_ready=False)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 LEASE = """
@@ -395,7 +395,7 @@ def test_a_lease_does_not_hold_the_run(engine: pc.Engine) -> None:
             container.read_text("/etc/file")
         with pytest.raises(pc.ContainersError, match="not a terminal"):
             container.exec(["true"], tty=True)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 40
 
 
 def test_a_name_of_a_process_that_is_no_text(engine: pc.Engine) -> None:
@@ -499,7 +499,7 @@ def test_a_working_directory_of_the_run_leads_nowhere(
                         contextlib.suppress(pc.ContainersError),
                         engine.run(image, read, workdir=path, wait_ready=False) as other,
                     ):
-                        other.wait(10)
+                        other.wait(60)
                         said += str(other.logs())
     for number in (5, 7, 9):
         with (
@@ -508,7 +508,7 @@ def test_a_working_directory_of_the_run_leads_nowhere(
                 image_of(WorkingDir=f"/proc/self/fd/{number}"), read, wait_ready=False
             ) as other,
         ):
-            other.wait(10)
+            other.wait(60)
             said += str(other.logs())
     assert "untouched" not in said
 

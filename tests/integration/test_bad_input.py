@@ -22,7 +22,7 @@ def _the_next_one_starts(engine: pc.Engine) -> Iterator[None]:
     yield
     assert len(engine._core.client.call(ListContainers()).ids) == before
     with engine.run("host:", ["true"]) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
 
 
 CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
@@ -97,7 +97,7 @@ def test_a_container_that_is_not_ready_in_time(engine: pc.Engine) -> None:
 def test_a_full_tmpfs_is_the_programs_business(engine: pc.Engine) -> None:
     script = "head -c 9000000 /dev/zero > /srv/x"
     with engine.run("host:", ["sh", "-c", script], scratch_size_bytes=1 << 20) as container:
-        assert container.wait(10) == 1
+        assert container.wait(60) == 1
         assert "No space left on device" in container.logs().stderr
 
 
@@ -117,7 +117,7 @@ def test_a_user_beyond_the_ids_of_the_run(engine: pc.Engine, user: str) -> None:
 @pytest.mark.parametrize("name", ["a\nb", "a b", "../x", "é" * 80, "x" * 300, "a\0b"])
 def test_a_name_that_is_no_host_name(engine: pc.Engine, name: str) -> None:
     with engine.run("host:", ["cat", "/etc/hosts"], name=name, wait_ready=False) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         lines = container.logs().stdout.splitlines()
     assert all(len(line.split()) >= 2 and line.isascii() and "/" not in line for line in lines)
     assert not any({"a", "b"} & set(line.split()) for line in lines)
@@ -137,7 +137,7 @@ def test_out_of_descriptors(store_home: Path) -> None:
         "    for _ in range(100): found.append(e.run('host:', ['sleep', '100']))\n"
         "except pc.ContainersError as error: print(type(error).__name__, error)\n"
         "found.pop().remove(); found.pop().remove(); found.pop().remove()\n"
-        "print(e.run('host:', ['true']).wait(10))\n"
+        "print(e.run('host:', ['true']).wait(60))\n"
     )
     command = [sys.executable, "-c", code, str(store_home)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -137,7 +137,7 @@ class TestAttacks:
                 cap_add=["SYS_ADMIN"],
             ) as container,
         ):
-            container.wait(20)
+            container.wait(60)
             output = str(container.logs())
         assert "pids.max" in output
         assert "Cannot fork" in output

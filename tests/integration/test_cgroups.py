@@ -61,7 +61,7 @@ class TestLimits:
         with each_engine.run(
             "host:", ["python3", "-c", _HOG], mem_limit="64m", wait_ready=False
         ) as container:
-            assert container.wait(20) == 137
+            assert container.wait(60) == 137
             assert "killed: over its memory limit of 64 MB" in container.logs().stderr
             assert container.inspect().oom_killed
 
@@ -77,18 +77,18 @@ class TestLimits:
     def test_memory_of_files(self, each_engine: pc.Engine) -> None:
         script = "head -c 300m /dev/zero > /srv/x; echo $?"
         with _shell(each_engine, script, mem_limit="64m") as container:
-            container.wait(20)
+            container.wait(60)
             assert "over its memory limit" in container.logs().stderr
 
     def test_processes(self, each_engine: pc.Engine) -> None:
         script = "for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; wait"
         with _shell(each_engine, script, pids_limit=5) as container:
-            pc.wait.log("Cannot fork").until(container, pc.wait.Deadline(20))
+            pc.wait.log("Cannot fork").until(container, pc.wait.Deadline(60))
 
     @pytest.mark.parametrize("init", [False, True])
     def test_processors(self, each_engine: pc.Engine, init: bool) -> None:
         with _shell(each_engine, "nproc; sleep 100", cpuset="0", init=init) as container:
-            pc.wait.log("1").until(container, pc.wait.Deadline(20))
+            pc.wait.log("1").until(container, pc.wait.Deadline(60))
             assert container.exec(["nproc"], text=True).stdout == "1\n"
 
     def test_time_of_processors(self, each_engine: pc.Engine) -> None:
@@ -141,18 +141,18 @@ class TestLimits:
         with pytest.raises(pc.StartError, match="cpuset: the kernel does not take '4000'"):
             engine.run("host:", ["true"], cpuset="4000")
         with engine.run("host:", ["true"], cpuset="0", wait_ready=False) as container:
-            assert container.wait(20) == 0
+            assert container.wait(60) == 0
 
     def test_after_a_restart(self, engine: pc.Engine) -> None:
         with _shell(engine, "nproc", cpuset="1") as container:
-            container.wait(20)
+            container.wait(60)
             container.restart()
-            container.wait(20)
+            container.wait(60)
             assert container.logs().stdout == "1\n1\n"
 
     def test_a_clone_has_them_too(self, engine: pc.Engine) -> None:
         with _shell(engine, "nproc; sleep 100", cpuset="1") as container, container.clone() as twin:
-            pc.wait.log("1").until(twin, pc.wait.Deadline(20))
+            pc.wait.log("1").until(twin, pc.wait.Deadline(60))
 
 
 def test_a_container_from_before_the_run_moved(store_home: Path) -> None:
@@ -171,7 +171,7 @@ class TestStats:
     def test_of_a_limited_container(self, each_engine: pc.Engine) -> None:
         script = "python3 -c 'held = bytearray(40 << 20)'; sleep 100 & echo done; wait"
         with _shell(each_engine, script, mem_limit="256m", pids_limit=50) as container:
-            pc.wait.log("done").until(container, pc.wait.Deadline(20))
+            pc.wait.log("done").until(container, pc.wait.Deadline(60))
             stats = container.stats()
         assert stats.memory_peak_bytes is not None
         assert 40 << 20 < stats.memory_peak_bytes < 256 << 20
@@ -182,7 +182,7 @@ class TestStats:
     def test_without_limits(self, engine: pc.Engine) -> None:
         script = "python3 -c 'import time; held = bytearray(40 << 20); print(1, flush=True); time.sleep(100)'"
         with _shell(engine, f"exec {script}") as container:
-            pc.wait.log("1").until(container, pc.wait.Deadline(20))
+            pc.wait.log("1").until(container, pc.wait.Deadline(60))
             stats = container.stats()
         assert stats.memory_bytes > 40 << 20
         assert (stats.memory_peak_bytes, stats.memory_limit_bytes, stats.pids) == (None, None, 1)
@@ -197,7 +197,7 @@ class TestStats:
 
     def test_of_an_ended_container(self, engine: pc.Engine) -> None:
         with _shell(engine, "true", mem_limit="64m") as container:
-            container.wait(20)
+            container.wait(60)
             with pytest.raises(pc.NotRunningError):
                 container.stats()
 
@@ -261,5 +261,5 @@ class TestTheEnd:
             pc.Engine(home=store_home, identity="single") as engine,
             _shell(engine, "true", mem_limit="64m") as container,
         ):
-            container.wait(20)
+            container.wait(60)
         _until(self._is_gone)

@@ -91,7 +91,7 @@ def test_pipes_are_part_of_a_snapshot(engine: pc.Engine, box: pc.Container, odd:
     with engine.run(
         image, ["sh", "-c", "test -p /srv/odd/pipe && cat /srv/odd/sub/second"]
     ) as again:
-        assert again.wait(10) == 0
+        assert again.wait(60) == 0
         assert again.logs().stdout == "same"
 
 

@@ -150,7 +150,7 @@ def test_a_lost_run_names_the_process(name: str, words: str, store_home: Path) -
         container = engine.run("host:", ["sleep", "1000"])
         kill(name)
         with pytest.raises(pc.RunLostError) as caught:
-            container.wait(20)
+            container.wait(60)
     ended = f"the run of containers is gone: {words}; all its containers went with it"
     possible = {ended}
     if name == "pc-launcher":  # it takes the supervisor along, which may have no time for words
@@ -161,7 +161,7 @@ def test_a_lost_run_names_the_process(name: str, words: str, store_home: Path) -
 def test_the_removal_of_an_ended_container_waits_for_nothing(store_home: Path) -> None:
     with a_run_to_kill(store_home) as (engine, kill):
         container = engine.run("host:", ["true"], name="one")
-        container.wait(20)
+        container.wait(60)
         kill("pc-supervisor", signal.SIGSTOP)
         try:
             container.remove()
@@ -169,7 +169,7 @@ def test_the_removal_of_an_ended_container_waits_for_nothing(store_home: Path) -
             kill("pc-supervisor", signal.SIGCONT)
         # Its name is free: requests are handled in their order.
         with engine.run("host:", ["true"], name="one") as again:
-            assert again.wait(20) == 0
+            assert again.wait(60) == 0
 
 
 # ----------------------------------------------------------------------- the debug file

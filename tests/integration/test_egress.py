@@ -187,7 +187,7 @@ def test_it_ends_with_its_container(each_engine: pc.Engine, program: str) -> Non
         assert len(below()) >= 3
     assert not below()
     with each_engine.run("host:", ["true"], egress=True) as container:
-        container.wait(10)  # with its program, not only with its removal
+        container.wait(60)  # with its program, not only with its removal
         assert becomes(lambda: not below())
 
 

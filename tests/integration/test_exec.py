@@ -75,7 +75,7 @@ def test_a_terminal(container: pc.Container) -> None:
 
 def test_not_in_an_ended_container(container: pc.Container) -> None:
     container.kill()
-    container.wait(10)
+    container.wait(60)
     with pytest.raises(pc.NotRunningError, match="is not running"):
         container.exec(["true"])
 

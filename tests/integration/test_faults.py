@@ -86,7 +86,7 @@ with pc.Engine(home=sys.argv[1]) as engine:
         engine.facts
     resource.setrlimit(kind, (most, most))
     try:
-        engine.run("host:", ["true"]).wait(20)
+        engine.run("host:", ["true"]).wait(60)
     except pc.ContainersError as error:
         told = {"error": type(error).__name__, "message": str(error)}
 print(json.dumps(told))
@@ -302,5 +302,5 @@ def test_two_versions_on_one_store(tmp_path: Path) -> None:
         # What runs goes on: it has all that it needs.
         assert container.exec(["true"]).returncode == 0
         image = container.snapshot()
-        assert engine.run(image, ["true"]).wait(20) == 0
+        assert engine.run(image, ["true"]).wait(60) == 0
     assert (tmp_path / "later" / "file").read_text() == "x"

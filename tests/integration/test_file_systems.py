@@ -39,7 +39,7 @@ told = {}
 
 def owners(engine, image, script, **options):
     with engine.run(image, ["/bin/sh", "-c", script], wait_ready=False, **options) as container:
-        code = container.wait(20)
+        code = container.wait(60)
         output = container.logs()
         if code or output.stderr:
             raise SystemExit(f"{script}: {code} {output}")
@@ -68,7 +68,7 @@ with pc.Engine(home=place / "store", identity=identity) as engine:
         owners(engine, "host:", "echo >> /data/theirs; echo > /data/other", mounts=mounts, user="1234:4321")
         told["made"] |= stat("theirs", "other")
     with engine.run(image, ["/bin/sh", "-c", "echo > /new; chown 7:8 /new; rm /zero"], wait_ready=False) as container:
-        container.wait(20)
+        container.wait(60)
         try:
             snapshot = container.snapshot()
         except pc.ContainersError as error:
@@ -253,7 +253,7 @@ def test_a_store_that_was_filled_is_used_read_only(
     with pc.Engine(home=home) as engine:
         engine.image(image)
         with engine.run("host:", ["true"]) as container:
-            container.wait(10)
+            container.wait(60)
             container.snapshot(name="state")
     # As after a boot: what says that all of it is on the disk is not asked for.
     for record in (home / "layers").glob("*/*/record.json"):
@@ -264,7 +264,7 @@ def test_a_store_that_was_filled_is_used_read_only(
         assert output(engine, image, STAT + "/user") == "/user 1000:50\n"
         assert output(engine, "host:", "echo x > /tmp/x; cat /tmp/x") == "x\n"
         with engine.run("state", ["true"]) as container:
-            assert container.wait(10) == 0
+            assert container.wait(60) == 0
         assert any("state" in one["name"] for one in engine.images.list())
         other = Layout(tmp_path / "other").image([layer([member("a", b"x")])])
         refusals = []
@@ -292,7 +292,7 @@ def make_read_only(place: Path) -> None:
 
 def snapshot_of(engine: pc.Engine) -> None:
     with engine.run("host:", ["true"]) as container:
-        container.wait(10)
+        container.wait(60)
         container.snapshot()
 
 
@@ -301,7 +301,7 @@ def test_a_full_store_is_named(small_store: Path) -> None:
     home = small_store / "store"
     with pc.Engine(home=home) as engine:
         with engine.run("host:", ["true"]) as container:
-            container.wait(10)
+            container.wait(60)
         free = os.statvfs(small_store)
         (small_store / "filler").write_bytes(bytes(free.f_bavail * free.f_bsize))
         with pytest.raises(pc.ContainersError) as caught:

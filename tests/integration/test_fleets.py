@@ -66,7 +66,7 @@ class Shard:
 
     def text(self, word: str = "one", **options: Any) -> str:
         with self.engine.run(self.image(word, **options), ["cat", "/srv/text"]) as container:
-            container.wait(10)
+            container.wait(60)
             return str(container.logs().stdout)
 
     def key_of(self, states: WarmStates, word: str) -> str:
@@ -181,7 +181,7 @@ def test_two_that_push_a_state_at_once(fleet: Fleet, place: str) -> None:
     shards = [fleet(place, wait_s=0.001), fleet(place, wait_s=0.001)]
     both = threading.Barrier(2)
     for shard in shards:
-        shard.during = lambda: both.wait(30)
+        shard.during = lambda: both.wait(60)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(Shard.text, shards)) == ["one\n", "one\n"]
     assert [shard.calls for shard in shards] == [1, 1]
@@ -196,13 +196,13 @@ def test_who_waits_makes_it_when_the_maker_has_failed(fleet: Fleet, place: str) 
 
     def fail() -> None:
         begun.set()
-        failing.wait(30)
+        failing.wait(60)
         raise ValueError("no such table")
 
     maker.during = fail
     with ThreadPoolExecutor(2) as pool:
         made = pool.submit(maker.image)
-        assert begun.wait(30)
+        assert begun.wait(60)
         text = pool.submit(waiter.text)
         failing.set()
         with pytest.raises(pc.SeedError, match="no such table"):
@@ -428,7 +428,7 @@ def test_steps_of_builds(tmp_path: Path, place: str, plain_registry: str, publis
             ids.append([layer.diff_id for layer in image.layers])
             logs.append(log.getvalue())
             with engine.run(image, ["sh", "-c", "read x < /text; echo $x"]) as container:
-                container.wait(10)
+                container.wait(60)
                 texts.append(container.logs().stdout)
         assert warnings == []
     assert [log.count("CACHED") for log in logs] == [0, 2], logs

@@ -32,7 +32,7 @@ def test_config_and_layers(engine: pc.Engine, layout: Layout, base: bytes) -> No
     upper = layer([member("data", b"upper\n"), member("work", type=tarfile.DIRTYPE)])
     image = layout.image([base, layer([member("data", b"lower\n")]), upper], config)
     with engine.run(image, wait_ready=False) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "image in /work\nupper\n"
     assert output(engine, image, "echo other", entrypoint=()) == "other\n"
 
@@ -120,7 +120,7 @@ def test_one_image_many_containers(engine: pc.Engine, layout: Layout, base: byte
         for n in range(5)
     ]
     for number, container in enumerate(containers):
-        pc.wait.file("/own").until(container, pc.wait.Deadline(10))
+        pc.wait.file("/own").until(container, pc.wait.Deadline(60))
         assert container.read_text("/own") == f"{number}\n"
         container.remove()
     assert not (engine.image(image).layers[0].path / "own").exists()
@@ -180,7 +180,7 @@ def test_a_root_file_system(engine: pc.Engine, tmp_path: Path, base: bytes, form
     config = {"Cmd": ["/bin/sh", "-c", "echo imported"]}
     engine.images.import_rootfs(path, f"imported-{form}:1", config)
     with engine.run(f"imported-{form}:1", wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == "imported\n"
 
 
@@ -316,7 +316,7 @@ def test_processes_that_ask_at_once_unpack_once(
     code = (
         "import sys, pytest_containers as pc\n"
         "with pc.Engine(home=sys.argv[1]) as e, e.run(sys.argv[2], ['/bin/sh', '-c', 'echo ok']) as c:\n"
-        "    c.wait(20); print(c.logs().stdout, end='')\n"
+        "    c.wait(60); print(c.logs().stdout, end='')\n"
     )
     children = [
         subprocess.Popen(

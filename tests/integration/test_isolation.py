@@ -207,7 +207,7 @@ def test_mount_flags(container: pc.Container) -> None:
 def test_capabilities_can_be_added_and_dropped(engine: pc.Engine) -> None:
     options = {"cap_add": ["NET_ADMIN"], "cap_drop": ["CHOWN", "CAP_MKNOD"]}
     with engine.run("host:", ["grep", "CapEff", "/proc/self/status"], **options) as container:
-        container.wait(10)
+        container.wait(60)
         mask = int(container.logs().stdout.split()[1], 16)
     assert mask >> 12 & 1
     assert not mask & 1
@@ -218,13 +218,13 @@ def test_no_new_privileges(engine: pc.Engine) -> None:
     with engine.run(
         "host:", ["grep", "NoNewPrivs", "/proc/self/status"], no_new_privileges=True
     ) as c:
-        c.wait(10)
+        c.wait(60)
         assert c.logs().stdout.split()[1] == "1"
 
 
 def test_users_other_than_root_have_no_capability(engine: pc.Engine) -> None:
     with engine.run("host:", ["grep", "Cap", "/proc/self/status"], user="daemon") as container:
-        container.wait(10)
+        container.wait(60)
         found = dict(line.split(":\t") for line in container.logs().stdout.splitlines())
     assert found["CapEff"] == found["CapPrm"] == "0" * 16
 
@@ -347,7 +347,7 @@ def test_what_only_root_may_read_is_not_shown(
         with any_engine.run(
             "host:", ["sh", "-c", script, "sh", folder], wait_ready=False, **options
         ) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout == f"open in {folder}runs\n"
             assert container.logs().stderr.count("Permission denied") == 2
 
@@ -359,5 +359,5 @@ def test_a_directory_that_is_asked_for_is_shown_whole(
     for folder in secrets:
         image = f"host:?path={folder}"
         with engine.run(image, ["cat", f"{folder}/secret"], wait_ready=False) as container:
-            assert container.wait(10) == 0, container.logs()
+            assert container.wait(60) == 0, container.logs()
             assert container.logs().stdout == f"secret in {folder}"

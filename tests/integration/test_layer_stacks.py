@@ -168,7 +168,7 @@ def test_what_is_built_of_equal_steps_can_be_used(
     (tmp_path / "Dockerfile").write_text(f"FROM {name}\nCOPY x /a/\nRUN find /a > /found\n")
     above = engine.build(tmp_path)
     with engine.run(name, ["/bin/sh", "-c", "echo new > /a/new"], wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         snapshots = [container.snapshot(), container.snapshot(f"snapshot-of-{name}")]
     listing = {"/a", "/a/found", "/a/x", "/a/y"}
     assert set(output(engine, above, "find /a").split()) == listing

@@ -256,7 +256,7 @@ def test_directories_that_are_not_listed_are_what_they_are_below(
     image = higher.image([programs, layer(lower), layer(upper), layer(top)], config)
     assert output(engine, image, look) == expected.replace("1777", "770")
     with engine.run(image, ["/bin/sh", "-c", "echo > /made"], wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         container.commit("parents:1")
     assert (
         output(engine, "parents:1", f"{look}; stat -c %n /made")
@@ -331,9 +331,9 @@ def test_devices_work_in_what_is_made_of_an_image(
     )
     expected = "/jail/file /jail/kept /jail/linked\nmine\n"
     with engine.run(image, ["/bin/sh", "-c", script], wait_ready=False) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         container.restart()
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert str(container.logs()) == expected * 2
         assert output(engine, container.snapshot(), script) == expected
 

@@ -14,7 +14,7 @@ import pytest_containers as pc
 
 def _output(engine: pc.Engine, script: str, **options: object) -> str:
     with engine.run("host:", ["sh", "-c", script], wait_ready=False, **options) as container:
-        assert container.wait(20) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         return container.logs().stdout.strip()
 
 
@@ -49,7 +49,7 @@ def test_privileged_is_root_of_the_run_only(engine: pc.Engine) -> None:
         "mknod /tmp/sda b 8 0 2>&1; dmesg -C 2>&1; echo 1 2>&1 > /proc/sys/vm/swappiness; true"
     )
     with engine.run("host:", ["sh", "-c", script], privileged=True, wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         output = str(container.logs())
     assert output.startswith("mounted\n")
     assert output.count("not permitted") == 2
@@ -99,7 +99,7 @@ with pc.Engine(home=sys.argv[1]) as engine:
     with engine.run(
         "host:", ["sh", "-c", script], wait_ready=False, mounts=[pc.Tmpfs("/mnt")]
     ) as container:
-        assert container.wait(20) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         print(container.logs().stdout)
 """
 

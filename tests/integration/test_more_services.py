@@ -24,12 +24,12 @@ from pytest_containers.services import Service
 
 
 def connected(service: Service) -> socket.socket:
-    return socket.create_connection((service.host, service.port), timeout=5)
+    return socket.create_connection((service.host, service.port), timeout=60)
 
 
 def fetch(url: str, data: object = None, method: str | None = None, headers: Mapping[str, str] = {}) -> bytes:  # fmt: skip
     body = data if data is None or isinstance(data, bytes) else json.dumps(data).encode()
-    with urlopen(Request(url, body, dict(headers), method=method), timeout=10) as answer:
+    with urlopen(Request(url, body, dict(headers), method=method), timeout=60) as answer:
         return answer.read()
 
 
@@ -40,7 +40,7 @@ def send_mail(smtp: pc.services.Smtp, subject: str = "seeded") -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["To"] = subject, "a@example.org", "b@example.org"
     message.set_content("Grüße\n.\n")
-    with smtplib.SMTP(smtp.host, smtp.port, timeout=5) as client:
+    with smtplib.SMTP(smtp.host, smtp.port, timeout=60) as client:
         client.send_message(message, to_addrs=["b@example.org", "hidden@example.org"])
 
 
@@ -260,7 +260,7 @@ def test_a_seed_and_a_snapshot_are_there_at_a_start_and_nothing_else(start, name
 @pytest.mark.needs("smtp")
 def test_an_smtp_server_keeps_what_it_accepts(start) -> None:
     smtp = start("Smtp", user="me", password="p w", refused=["Gone@example.org"])
-    with smtplib.SMTP(smtp.host, smtp.port, timeout=5) as client:
+    with smtplib.SMTP(smtp.host, smtp.port, timeout=60) as client:
         with pytest.raises(smtplib.SMTPSenderRefused, match="530"):
             client.sendmail("", ["b@example.org"], "x")
         with pytest.raises(smtplib.SMTPAuthenticationError):
@@ -286,16 +286,16 @@ def test_ssh_and_sftp_with_a_key_or_a_password(start, tmp_path: Path) -> None:
     options = ssh_options(ssh, tmp_path)
     login = ["-p", str(ssh.port), f"test@{ssh.host}"]
     command = ["ssh", *options, *login, "echo $USER; pwd"]
-    assert subprocess.check_output(command, timeout=10) == b"test\n/home/test\n"
+    assert subprocess.check_output(command, timeout=60) == b"test\n/home/test\n"
     only = start("OpenSSH", password="it's", sftp_only=True)
     options = ssh_options(only, tmp_path)
     (tmp_path / "note").write_text("sent")
     batch = b"put note sent\nrename sent received\n"
     command = ["sftp", *options, "-b", "-", "-P", str(only.port), f"test@{only.host}"]
-    subprocess.run(command, input=batch, cwd=tmp_path, check=True, capture_output=True, timeout=10)
+    subprocess.run(command, input=batch, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     assert only.exec(["stat", "-c", "%U", "/home/test/received"], text=True).stdout == "test\n"
     only_login = ["-p", str(only.port), f"test@{only.host}"]
-    done = subprocess.run(["ssh", *options, *only_login, "id"], capture_output=True, timeout=10)
+    done = subprocess.run(["ssh", *options, *only_login, "id"], capture_output=True, timeout=60)
     assert b"uid=" not in done.stdout
     for password, returncode in (("it's", 0), ("wrong", 255)):
         ask = tmp_path / "ask"
@@ -306,7 +306,7 @@ def test_ssh_and_sftp_with_a_key_or_a_password(start, tmp_path: Path) -> None:
         (tmp_path / "hosts2").write_text(ssh.known_hosts)
         env = {**os.environ, "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"}
         command = ["ssh", "-F", "none", *own, *hosts, *login, "true"]
-        done = subprocess.run(command, env=env, capture_output=True, timeout=10)
+        done = subprocess.run(command, env=env, capture_output=True, timeout=60)
         assert done.returncode == returncode, done.stderr
 
 
@@ -335,7 +335,7 @@ def test_ldap_with_a_script_a_client_and_what_it_refuses(start, tmp_path: Path) 
             "-w",
             password,
         ]
-        assert subprocess.run(command, capture_output=True, timeout=10).returncode == returncode
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == returncode
     with pytest.raises(pc.ExecError, match="ldapmodify in 'openldap' failed: .*No such object"):
         ldap.modify("dn: cn=x,ou=none,o=my org\nchangetype: delete\n")
     with pytest.raises(pc.SpecError, match=r"OpenLDAP can run \.ldif and \.sh files only"):
@@ -416,10 +416,10 @@ def test_pgbouncer_pools_connections_to_postgresql(start) -> None:
     (psql,) = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/psql")][-1:]
     for url, output in ((pool.url(), b"1\n"), (pool.url().replace("p%22w", "x"), b"")):
         command = [psql, "-XAtw", url, "-c", "select 1"]
-        done = subprocess.run(command, capture_output=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, timeout=60)
         assert (done.stdout, done.returncode) == (output, 0 if output else 2), done.stderr
     command = [psql, "-XAtw", pool.url().replace("/shop", "/pgbouncer"), "-c", "show pools"]
-    assert b"transaction" in subprocess.check_output(command, timeout=10)
+    assert b"transaction" in subprocess.check_output(command, timeout=60)
 
 
 @pytest.mark.needs("bind9")
@@ -443,9 +443,9 @@ def test_squid_is_a_proxy_to_servers_of_the_test(start, engine: pc.Engine) -> No
         opener = build_opener(ProxyHandler({"http": proxy}))
         if expected is None:
             with pytest.raises(HTTPError, match="407"):
-                opener.open(web.internal_dsn, timeout=5)
+                opener.open(web.internal_dsn, timeout=60)
         else:
-            assert opener.open(web.internal_dsn, timeout=5).read() == expected
+            assert opener.open(web.internal_dsn, timeout=60).read() == expected
     assert "http://web" in str(squid.logs()) and "TCP_DENIED/407" in str(squid.logs())
 
 

@@ -149,7 +149,7 @@ def test_a_tmpfs_over_a_directory_of_this_machine(engine: pc.Engine) -> None:
         "host:", ["stat", "-c", "%a", "/usr/share"], mounts=[pc.Tmpfs("/usr/share")],
         wait_ready=False,
     ) as container:  # fmt: skip
-        container.wait(10)
+        container.wait(60)
         mode = os.stat("/usr/share").st_mode & 0o7777
         assert container.logs().stdout == f"{mode:o}\n"
 
@@ -164,7 +164,7 @@ def test_execution_on_a_tmpfs(engine: pc.Engine, options: dict[str, bool], code:
     script = "cp /bin/true /x/true; /x/true"
     mounts = [pc.Tmpfs("/x", **options)]
     with engine.run("host:", ["sh", "-c", script], mounts=mounts, wait_ready=False) as container:
-        assert container.wait(10) == code
+        assert container.wait(60) == code
 
 
 @pytest.mark.needs("root", "docker", "podman")

@@ -22,7 +22,7 @@ def test_a_directory_of_the_host(engine: pc.Engine, tmp_path: Path) -> None:
     (tmp_path / "given").write_text("given")
     script = "cat /data/given; echo made > /data/made; stat -c %u:%g /data/given /data/made"
     with shell(engine, script, mounts=[pc.Bind(tmp_path, "/data")]) as container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         assert container.logs().stdout == "given0:0\n0:0\n"
     made = tmp_path / "made"
     assert made.read_text() == "made\n"
@@ -35,7 +35,7 @@ def test_a_directory_below_a_private_one(engine: pc.Engine, tmp_path: Path) -> N
     (private / "data" / "file").write_text("inside")
     private.chmod(0o700)
     with shell(engine, "cat /data/file", mounts=[pc.Bind(private / "data", "/data")]) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "inside"
 
 
@@ -46,7 +46,7 @@ def test_read_only(any_engine: pc.Engine, tmp_path: Path, what: str) -> None:
     path = "/data/file" if what == "directory" else "/data"
     script = f"cat {path}; echo theirs > {path} || echo refused"
     with shell(any_engine, script, mounts=[pc.Bind(source, "/data", read_only=True)]) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == "oursrefused\n"
     assert (tmp_path / "file").read_text() == "ours"
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_written(any_engine: pc.Engine, tmp_path: Path) -> None:
     with shell(
         any_engine, "echo new > /etc/app.conf", mounts=[pc.Bind(file, "/etc/app.conf")]
     ) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
     assert file.read_text() == "new\n"
 
 
@@ -104,7 +104,7 @@ def test_mounts_below_a_writable_bind(
         "echo new > memory/deep/new; cat kernel/sys/kernel/ostype"
     )
     with shell(any_engine, script, mounts=[pc.Bind(mounted, "/data")], **options) as container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         # Before Linux 6.3, tmpfs has no idmapped mounts.
         nobody = bool(without_idmapped_mounts(str(mounted / "memory")))
         owner = 65534 if nobody else 0
@@ -122,7 +122,7 @@ def test_mounts_of_a_container_are_not_mounts_of_the_host(engine: pc.Engine, mou
     script = "umount -l /data/memory && mount -t tmpfs later /data/later && ls /data/memory"
     options = {"mounts": [pc.Bind(mounted, "/data")], "cap_add": ["SYS_ADMIN"]}
     with shell(engine, script, **options) as container:
-        container.wait(10)
+        container.wait(60)
         assert os.path.ismount(mounted / "memory")
         assert not os.path.ismount(mounted / "later")
 
@@ -159,7 +159,7 @@ def test_a_target_that_is_not_absolute(engine: pc.Engine, tmp_path: Path) -> Non
 def test_tmpfs_and_its_limit(any_engine: pc.Engine) -> None:
     script = "stat -c %a /fast; head -c 2000000 /dev/zero > /fast/file"
     with shell(any_engine, script, mounts=[pc.Tmpfs("/fast", size_bytes=1 << 20)]) as container:
-        assert container.wait(10) != 0
+        assert container.wait(60) != 0
         assert container.logs().stdout == "1777\n"
         assert "No space left on device" in container.logs().stderr
 
@@ -178,12 +178,12 @@ def test_a_volume_outlives_containers(any_engine: pc.Engine) -> None:
     volume = any_engine.create_volume()
     mount = pc.VolumeMount(volume, "/data")
     with shell(any_engine, "echo kept > /data/file", mounts=[mount]) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
     read_only = pc.VolumeMount(volume, "/data", read_only=True)
     with shell(
         any_engine, "cat /data/file; touch /data/x || echo refused", mounts=[read_only]
     ) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == "kept\nrefused\n"
     volume.remove()
     with pytest.raises(pc.StartError, match="was removed"):
@@ -206,13 +206,13 @@ def test_a_read_only_root(any_engine: pc.Engine) -> None:
     script = "touch /srv/x || echo refused; touch /tmp/fine && echo fine"
     options = {"read_only": True, "mounts": [pc.Tmpfs("/tmp")]}
     with shell(any_engine, script, **options) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "refused\nfine\n"
 
 
 def test_shm_size(engine: pc.Engine) -> None:
     with shell(engine, "df -k --output=size /dev/shm | tail -1", shm_size=8 << 20) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout.strip() == "8192"
 
 
@@ -231,7 +231,7 @@ def test_copies_in_and_out(engine: pc.Engine, tmp_path: Path) -> None:
         with pytest.raises(pc.ContainersError, match="does not exist"):
             container.copy_in(tmp_path / "nosuch", "/srv")
         container.kill()
-        container.wait(10)
+        container.wait(60)
         container.copy_out("/srv/file", tmp_path / "after")
     assert (tmp_path / "back" / "sub" / "file").read_bytes() == b"x" * 100_000
     assert os.readlink(tmp_path / "back" / "link") == "sub/file"
@@ -258,12 +258,12 @@ def test_a_writable_layer_on_disk(own_engine: Callable[..., pc.Engine]) -> None:
         "sleep 100"
     )
     with shell(engine, script, scratch="disk") as container:
-        pc.wait.exec(["test", "-s", "/srv/x"]).until(container, pc.wait.Deadline(10))
+        pc.wait.exec(["test", "-s", "/srv/x"]).until(container, pc.wait.Deadline(60))
         assert container.read_text("/srv/x") == "data\n"
         assert len(list(folder.iterdir())) == 1
         container.restart(0.01)
         assert container.read_text("/srv/x") == "data\n"
-    end = pc.wait.Deadline(5)
+    end = pc.wait.Deadline(60)
     while list(folder.iterdir()) and not end.passed:
         pass
     assert list(folder.iterdir()) == []
@@ -273,7 +273,7 @@ def test_a_limit_of_a_writable_layer_on_disk(engine: pc.Engine) -> None:
     script = "while :; do head -c 1000000 /dev/zero >> /srv/x; sleep 0.01; done"
     options = {"scratch": "disk", "scratch_size_bytes": 4 << 20}
     with shell(engine, script, **options) as container:
-        assert container.wait(20) == 137
+        assert container.wait(60) == 137
         assert "the writable layer outgrew 4194304 bytes" in container.logs().stderr
 
 
@@ -296,8 +296,8 @@ def test_what_a_killed_run_left_on_disk_is_swept(tmp_path: Path) -> None:
     assert len(list((home / "scratch").iterdir())) == 1
     with pc.Engine(home=home) as fresh:
         with fresh.run("host:", ["true"], scratch="disk") as container:
-            container.wait(10)
-        end = pc.wait.Deadline(5)
+            container.wait(60)
+        end = pc.wait.Deadline(60)
         while list((home / "scratch").iterdir()) and not end.passed:
             pass
         assert list((home / "scratch").iterdir()) == []
@@ -319,7 +319,7 @@ def test_more_mounts_than_a_message_has_room_for(
     """A container with 251 mounts once ended the run: see docs/contributing/debugging.md."""
     mounts = [pc.Bind(tmp_path, f"/data/{number}") for number in range(count)]
     with shell(engine, "grep -c ' /data/' /proc/self/mountinfo", mounts=mounts) as container:
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == f"{count}\n"
 
 

@@ -39,13 +39,13 @@ def by_build(engine: pc.Engine, name: str, tmp_path: Path) -> None:
 
 def by_snapshot(engine: pc.Engine, name: str, tmp_path: Path) -> None:
     with engine.run("host:", ["sh", "-c", "echo made > /srv/made"]) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.snapshot(name).name == name
 
 
 def by_commit(engine: pc.Engine, name: str, tmp_path: Path) -> None:
     with engine.run("host:", ["sh", "-c", "echo made > /srv/made"]) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.commit(name, changes={"Env": ["OWN=1", "PATH=/usr/bin:/bin"]}).name == name
 
 

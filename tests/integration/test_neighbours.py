@@ -71,7 +71,7 @@ def _until(condition: Callable[[], bool], within_s: float = 30) -> None:
 def test_memory_of_all_containers(limited: pc.Engine) -> None:
     hog = "held = bytearray(120 << 20); import time; print(1, flush=True); time.sleep(100)"
     with limited.run("host:", ["python3", "-c", hog], wait_ready=False) as first:
-        pc.wait.log("1").until(first, pc.wait.Deadline(20))
+        pc.wait.log("1").until(first, pc.wait.Deadline(60))
         with limited.run("host:", ["python3", "-c", hog], wait_ready=False) as second:
             ended = _first_to_end(first, second)
             assert ended.exit_code == 137

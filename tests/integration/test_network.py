@@ -103,7 +103,7 @@ def test_a_wider_network_is_reached_from_a_narrower_one(
 def test_the_test_reaches_a_port(engine: pc.Engine) -> None:
     with engine.run("host:", SERVER, ports=[8000]) as web:
         host, port = web.address(8000)
-        with urlopen(f"http://{host}:{port}/etc/hostname", timeout=10) as response:
+        with urlopen(f"http://{host}:{port}/etc/hostname", timeout=60) as response:
             assert response.read().decode().strip() == web.name
         assert (web.host, web.port(8000)) == (host, port)
 
@@ -112,7 +112,7 @@ def test_a_fixed_host_port(engine: pc.Engine) -> None:
     number = free_port()
     with engine.run("host:", SERVER, ports=[f"{number}:8000"]) as web:
         assert web.address(8000) == ("127.0.0.1", number)
-        with urlopen(f"http://127.0.0.1:{number}/etc/hostname", timeout=10) as response:
+        with urlopen(f"http://127.0.0.1:{number}/etc/hostname", timeout=60) as response:
             assert response.read().decode().strip() == web.name
         with pytest.raises(pc.StartError, match=f"host port {number}/tcp.*it is taken"):
             engine.run("host:", SERVER, ports=[f"{number}:8000"])
@@ -218,9 +218,9 @@ def test_services_of_the_host_are_out_of_reach(engine: pc.Engine, can: Can) -> N
 def test_without_a_network_there_is_loopback_only(engine: pc.Engine) -> None:
     script = "cat /proc/net/dev; cat /sys/class/net/lo/operstate"
     with engine.run("host:", ["sh", "-c", script], network=None, name="lonely") as container:
-        container.wait(10)
+        container.wait(60)
     with engine.run("host:", ["sh", "-c", script], network=False) as container:
-        container.wait(10)
+        container.wait(60)
         devices = [
             line.split(":")[0].strip()
             for line in container.logs().stdout.splitlines()
@@ -236,7 +236,7 @@ def test_low_ports_and_pings_need_no_privilege(engine: pc.Engine) -> None:
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)"
     )
     with engine.run("host:", ["python3", "-c", script], cap_drop=["ALL"]) as container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
 
 
 def test_two_runs_at_once_never_clash(engine: pc.Engine) -> None:
@@ -247,7 +247,7 @@ def test_two_runs_at_once_never_clash(engine: pc.Engine) -> None:
         ):
             for web in (one, two):
                 host, port = web.address(8000)
-                with urlopen(f"http://{host}:{port}/etc/hostname", timeout=10) as response:
+                with urlopen(f"http://{host}:{port}/etc/hostname", timeout=60) as response:
                     assert response.read().decode().strip() == web.name
             if one.reachable:
                 assert one.ip.split(".")[1] != two.ip.split(".")[1]

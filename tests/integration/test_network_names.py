@@ -62,7 +62,7 @@ def serve(container: pc.Container, address: str) -> None:
         f"dualstack_ipv6={address == '::'}); open('/tmp/up', 'w'); s.accept()"
     )
     container.exec(["sh", "-c", f'python3 -c "{server}" > /dev/null 2>&1 &'], check=True)
-    pc.wait.file("/tmp/up").until(container, Deadline(10))
+    pc.wait.file("/tmp/up").until(container, Deadline(60))
 
 
 def resolve(container: pc.Container, *names: str, family: int = 0) -> list[list[str]]:
@@ -157,7 +157,7 @@ def test_two_containers_of_one_name_are_an_error(each_engine: pc.Engine) -> None
             assert web.status == "running"
             assert resolve(web, "web") == [[web.ip, web.ip6]]
         with each_engine.run("host:", ["true"], name="web", network=network) as again:
-            assert again.wait(10) == 0
+            assert again.wait(60) == 0
     finally:
         network.remove()
         other.remove()

@@ -103,7 +103,7 @@ def test_waits_for_answers_look_at_the_same(each_engine: pc.Engine) -> None:
             )
         with each_engine.run("host:", [*server, "0.0.0.0"], ports=[8000], ready=ready) as container:
             host, port = container.address(8000)
-            with urlopen(f"http://{host}:{port}/etc/hostname", timeout=10) as response:
+            with urlopen(f"http://{host}:{port}/etc/hostname", timeout=60) as response:
                 assert response.status == 200
 
 

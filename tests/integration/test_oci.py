@@ -55,7 +55,7 @@ def shell(script: str, **changes: Any) -> dict[str, Any]:
 
 def output(engine: pc.Engine, config: Mapping[str, Any], rootfs: Path | None = None) -> str:
     with engine.run_oci(config, rootfs) as container:
-        code = container.wait(20)
+        code = container.wait(60)
         assert code == 0, (code, str(container.logs()))
         return str(container.logs())
 
@@ -186,7 +186,7 @@ def test_the_same_as_another_runtime(
         return
     expected = peers(runtime, case, config)
     with engine.run_oci(config) as container:
-        assert (container.wait(20), str(container.logs())) == expected
+        assert (container.wait(60), str(container.logs())) == expected
 
 
 # ----------------------------------------------------------------------- mounts
@@ -229,7 +229,7 @@ def test_the_options_of_binds_as_in_another_runtime(
             engine.run_oci(config)
         return
     with engine.run_oci(config) as container:
-        code = container.wait(20)
+        code = container.wait(60)
         assert (code, str(container.logs()).replace(",idmapped", "")) == expected
 
 
@@ -287,7 +287,7 @@ def test_sources_are_relative_to_the_bundle(
     config = changed(example, shell("cat /data/file /alone", mounts=[*example["mounts"], *mounts]))
     Bundle(bundle, config)
     with engine.run_oci(bundle) as container:
-        assert (container.wait(20), str(container.logs())) == (0, "relative\nalone\n")
+        assert (container.wait(60), str(container.logs())) == (0, "relative\nalone\n")
         assert container.bundle == bundle
 
 
@@ -543,7 +543,7 @@ def test_the_states_of_a_container(engine: pc.Engine, example: dict[str, Any]) -
     while not str(container.logs()):
         assert container.state().status == "running"
     container.kill("KILL")
-    assert container.wait(20) == 137
+    assert container.wait(60) == 137
     assert (container.state().status, container.state().pid) == ("stopped", 0)
     assert str(container.logs()) == "started\n"
     with pytest.raises(pc.NotRunningError):
@@ -569,14 +569,14 @@ def test_every_runner_and_older_kernels(
     with any_engine.run_oci(changed(example, shell(script, **changes)), start=False) as container:
         assert container.state().status == "created"
         container.start()
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         assert str(container.logs()).splitlines()[::2] == ["100", "no"]
 
 
 def test_a_created_container_can_be_killed(engine: pc.Engine, example: dict[str, Any]) -> None:
     with engine.run_oci(changed(example, shell("echo never")), start=False) as container:
         container.kill("KILL")
-        assert container.wait(20) == 137
+        assert container.wait(60) == 137
         assert container.state().status == "stopped"
         assert str(container.logs()) == ""
         with pytest.raises(pc.StartError, match="it is exited"):
@@ -632,7 +632,7 @@ def test_the_example_of_runc_as_it_is(engine: pc.Engine, tmp_path: Path, rootfs:
         (terminal,) = container.streams
         with open(terminal, "r+b", buffering=0) as file:
             file.write(b"echo uid=$(id -u); exit 3\n")
-            assert container.wait(20) == 3
+            assert container.wait(60) == 3
             shown = b""
             with suppress(OSError):  # EIO: nobody has the other end any more
                 while chunk := file.read(1 << 16):
@@ -654,7 +654,7 @@ def test_the_rootless_example_of_runc(engine: pc.Engine, tmp_path: Path, rootfs:
             engine.run_oci(config, rootfs)
         return
     with engine.run_oci(config, rootfs) as container:
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "0\n"
 
 

@@ -22,7 +22,7 @@ FLAGS = [f"--security-opt={option}=unconfined" for option in ("seccomp", "system
 RUN = """
 import pytest_containers as pc
 with pc.Engine() as engine, engine.run("host:", ["echo", "it runs"]) as container:
-    assert container.wait(10) == 0
+    assert container.wait(60) == 0
     print(container.logs().stdout.strip(), engine.facts["identity"], engine.facts["identity_reason"])
 """
 FACTS = """
@@ -62,7 +62,7 @@ subprocess.run([*command, facts], check=True)
 NOBODY = """
 import pytest_containers as pc
 with pc.Engine() as engine, engine.run("host:", ["id", "-u"], user="nobody") as container:
-    assert container.wait(10) == 0
+    assert container.wait(60) == 0
     print(container.logs().stdout)
 """
 PROCESS = """
@@ -94,7 +94,7 @@ with pc.Engine() as engine, engine.run("host:", ["sleep", "1000"]) as a:
     with engine.run("host:", ["python3", "-m", "http.server", "8000"], name="web", **options):
         ask = "import urllib.request as u; print(u.urlopen('http://web:8000/').status)"
         with engine.run("host:", ["python3", "-c", ask], network=network) as app:
-            assert app.wait(20) == 0, app.logs()
+            assert app.wait(60) == 0, app.logs()
             print(app.logs().stdout, "served")
     assert a.stats().pids == 1
 """
@@ -397,7 +397,7 @@ class TestIds:
         engine = own_engine()
         assert output(engine, image, "stat -c %u:%g /big") == "205001:1000650000\n"
         with engine.run("host:", ["true"], user="1000650000") as container:
-            assert container.wait(10) == 0
+            assert container.wait(60) == 0
 
     def test_add_of_an_archive_names_the_owner(
         self,
@@ -430,7 +430,7 @@ class TestIds:
     ) -> None:
         subordinate(given)
         with own_engine().run("host:", ["cat", "/proc/self/uid_map"]) as container:
-            container.wait(10)
+            container.wait(60)
             numbers = map(int, container.logs().stdout.split())
         assert list(zip(*[numbers] * 3, strict=True)) == uid_map
 
@@ -439,7 +439,7 @@ class TestIds:
     ) -> None:
         subordinate("".join(f"root:{start}:5000\n" for start in range(10**6, 10**7, 10**4)))
         with own_engine().run("host:", ["cat", "/proc/self/uid_map"]) as container:
-            assert container.wait(10) == 0
+            assert container.wait(60) == 0
             lines = container.logs().stdout.splitlines()
         assert 150 < len(lines) < 340
 
@@ -448,5 +448,5 @@ class TestIds:
     ) -> None:
         subordinate("somebody:100000:65536\nsomebody:200000:65536\n")
         with own_engine().run("host:", ["cat", "/proc/self/uid_map"]) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout.split() == ["0", "265536", "65536"]

@@ -311,7 +311,7 @@ def test_a_killed_watcher_is_told(store_home: Path) -> None:
         container = engine.run("host:", SLEEP)
         os.kill(engine.facts["pids"][1], signal.SIGKILL)
         with pytest.raises(pc.RunLostError):
-            container.wait(10)
+            container.wait(60)
         assert engine.lost is not None
         with pytest.raises(pc.RunLostError):
             engine.run("host:", SLEEP)
@@ -323,11 +323,11 @@ def test_a_storm_of_forks_is_ended(engine: Engine) -> None:
     container = engine.run(
         "host:", ["python3", "-c", LEAVES, token, "storm"], ready=pc.wait.log("ready")
     )
-    assert container.wait(30) == 137
+    assert container.wait(60) == 137
     assert not _alive(token)
     container.remove()
     with engine.run("host:", ["echo", "on"]) as other:
-        assert other.wait(10) == 0
+        assert other.wait(60) == 0
 
 
 def test_the_end_of_the_program_takes_its_daemons_along(engine: Engine) -> None:
@@ -335,7 +335,7 @@ def test_the_end_of_the_program_takes_its_daemons_along(engine: Engine) -> None:
     command = ["python3", "-c", LEAVES.removesuffix("time.sleep(1000)\n") + "sys.exit(5)", token]
     before = _segments()
     with engine.run("host:", command) as container:
-        assert container.wait(10) == 5
+        assert container.wait(60) == 5
         assert not _alive(token)
     assert _segments() == before
 

@@ -26,7 +26,7 @@ def app(app_image):
     return pc.ContainerSpec(app_image)
 
 def test_it(app):
-    assert app.wait(10) == 0
+    assert app.wait(60) == 0
     print("captured", app.logs().stdout)
 """
 

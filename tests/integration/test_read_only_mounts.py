@@ -99,7 +99,7 @@ def test_nothing_makes_one_writable(
     engine_of: pc.Engine, data: Path, options: dict[str, object]
 ) -> None:
     with run(engine_of, ["python3", "-c", ATTACK], data, **options) as container:
-        assert container.wait(20) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         assert container.logs().stdout == "tried"
     assert (data / "file").read_text() == "ours"
     assert (data / "below" / "file").read_text() == "ours"
@@ -112,7 +112,7 @@ def test_a_writable_bind_may_be_written(engine_of: pc.Engine, data: Path) -> Non
     with engine_of.run(
         "host:", ["python3", "-c", ATTACK], mounts=mounts, wait_ready=False
     ) as container:
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
     assert (data / "file").read_text() == "theirs"
     assert (data / "below" / "file").read_text() == "theirs"
 
@@ -155,7 +155,7 @@ except OSError as error:
 def test_the_reaper_cannot_be_made_to_do_it(engine_of: pc.Engine, data: Path) -> None:
     script = ["python3", "-c", PTRACE]
     with run(engine_of, script, data, init=True, cap_add=["SYS_PTRACE"]) as container:
-        container.wait(20)
+        container.wait(60)
         assert container.logs().stdout == "result -1\nRead-only file system\n", container.logs()
     assert (data / "file").read_text() == "ours"
 
@@ -194,7 +194,7 @@ def test_a_socket_answers(
             connection, _ = server.accept()
             connection.sendall(b"hello")
             connection.close()
-            assert container.wait(10) == 0, container.logs()
+            assert container.wait(60) == 0, container.logs()
             assert container.logs().stdout == "b'hello'\n"
 
 
@@ -203,7 +203,7 @@ def test_a_named_pipe_leads_to_the_host(engine: pc.Engine, tmp_path: Path) -> No
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with run(engine, ["sh", "-c", "echo through > /data/pipe"], tmp_path) as container:
-            assert container.wait(10) == 0, container.logs()
+            assert container.wait(60) == 0, container.logs()
         assert os.read(reader, 100) == b"through\n"
     finally:
         os.close(reader)
@@ -213,7 +213,7 @@ def test_a_named_pipe_leads_to_the_host(engine: pc.Engine, tmp_path: Path) -> No
 @pytest.mark.needs("root")
 def test_mounts_below_are_shown(engine_of: pc.Engine, data: Path) -> None:
     with run(engine_of, ["cat", "/data/below/file"], data) as container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         assert container.logs().stdout == "ours"
 
 
@@ -228,7 +228,7 @@ def test_a_file_that_is_a_mount(
     subprocess.run(["mount", "--bind", tmp_path / "over", tmp_path / "under"], check=True)
     try:
         with run(engine_of, ["cat", "/data"], tmp_path / "under", **options) as container:
-            assert container.wait(10) == 0, container.logs()
+            assert container.wait(60) == 0, container.logs()
             assert container.logs().stdout == "over"
     finally:
         subprocess.run(["umount", tmp_path / "under"], check=True)
@@ -241,7 +241,7 @@ def test_file_systems_of_the_kernel(
 ) -> None:
     script = "ls /data >/dev/null && ! touch /data/x"
     with run(engine, ["sh", "-c", script], Path(source), **options) as container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
 
 
 @pytest.mark.alone
@@ -265,7 +265,7 @@ def test_file_systems_of_the_kernel_as_docker_shows_them(
         with engine.run(
             image, ["/bin/sh", "-c", script], mounts=binds, wait_ready=False
         ) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout == theirs
 
 
@@ -283,7 +283,7 @@ def test_a_read_only_volume_stays_so(engine_of: pc.Engine) -> None:
     with engine_of.run(
         "host:", ["sh", "-c", script], mounts=mounts, cap_add=["SYS_ADMIN"], wait_ready=False
     ) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == "refused\n"
 
 
@@ -315,7 +315,7 @@ def test_as_docker_and_podman_show_it(
         )
     mounts = [pc.Bind(data, "/data", read_only=True)]
     with engine.run(image, ["/bin/sh", "-c", script], mounts=mounts, wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         assert [container.logs().stdout] * 2 == peers
 
 

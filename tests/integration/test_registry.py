@@ -30,7 +30,7 @@ def test_pull_and_run(own_engine: MakeEngine, proxy: Proxy, published: Publish) 
     name = f"{proxy.address}/{published('team/app')}"
     engine = own_engine()
     with engine.run(name, wait_ready=False) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "team/app\n"
     image = engine.image(name)
     assert (
@@ -99,7 +99,7 @@ def test_processes_that_ask_at_once_fetch_once(
     code = (
         "import sys, pytest_containers as pc\n"
         "with pc.Engine(home=sys.argv[1]) as e, e.run(sys.argv[2], ['/bin/sh', '-c', 'echo ok']) as c:\n"
-        "    c.wait(20); print(c.logs().stdout, end='')\n"
+        "    c.wait(60); print(c.logs().stdout, end='')\n"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path / "store"), f"{proxy.address}/shared:1"]
     children = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(8)]

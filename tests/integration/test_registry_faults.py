@@ -260,7 +260,7 @@ def test_a_full_disk(plain_registry: str, noisy: tuple[str, str], tmp_path: Path
         "    print(error)\n"
         "subprocess.run(['mount', '-o', 'remount,size=200m', sys.argv[1]], check=True)\n"
         "with engine.run(sys.argv[2], ['/bin/sh', '-c', 'echo fine'], wait_ready=False) as container:\n"
-        "    container.wait(10); print(container.logs().stdout, end='')\n"
+        "    container.wait(60); print(container.logs().stdout, end='')\n"
     )
     script = 'mount -t tmpfs -o size=5m tmpfs "$1" && exec "$0" -c "$3" "$1" "$2"'
     command = ["unshare", "--mount", "sh", "-c", script, sys.executable, str(tmp_path),
@@ -285,7 +285,7 @@ def test_no_room_in_the_store(plain_registry: str, noisy: tuple[str, str], tmp_p
         "    print(error)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "with engine.run(sys.argv[2], ['/bin/sh', '-c', 'echo fine'], wait_ready=False) as container:\n"
-        "    container.wait(10); print(container.logs().stdout, end='')\n"
+        "    container.wait(60); print(container.logs().stdout, end='')\n"
     )
     name = f"{plain_registry}/{noisy[0]}"
     done = subprocess.run(

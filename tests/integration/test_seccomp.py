@@ -78,7 +78,7 @@ def ask(
     """Make calls in a container; see ``calls.c``."""
     command = ["/calls", *words_of(questions)]
     with engine.run(image, command, wait_ready=False, **options) as container:
-        assert container.wait(30) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         return parsed(container.logs().stdout)
 
 
@@ -177,7 +177,7 @@ def test_the_filter_costs_no_program_its_rights(
         with any_engine.run(
             image, ["cat", "/proc/self/status"], wait_ready=False, **options
         ) as container:
-            assert container.wait(30) == 0
+            assert container.wait(60) == 0
             facts[name] = status(container.logs().stdout)
     assert [facts[name]["Seccomp"] for name in facts] == ["2", "0"]
     for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Uid", "Gid"):
@@ -189,7 +189,7 @@ def test_set_user_id_programs_work(any_engine: pc.Engine, image: str) -> None:
     with any_engine.run(
         image, ["rootcat", "/proc/self/status"], user="1000", wait_ready=False
     ) as container:
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
         facts = status(container.logs().stdout)
     assert (facts["Uid"].split(), facts["Seccomp"]) == (["1000", "0", "0", "0"], "2")
     assert facts["CapEff"] != "0000000000000000"
@@ -206,7 +206,7 @@ def test_nobody_executes_what_only_root_may(engine: pc.Engine, image: str) -> No
 
 def test_the_reaper_is_filtered(engine: pc.Engine, image: str) -> None:
     with engine.run(image, ["cat", "/proc/1/status"], init=True, wait_ready=False) as container:
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
         assert status(container.logs().stdout)["Seccomp"] == "2"
 
 
@@ -548,7 +548,7 @@ def test_a_program_that_its_filter_does_not_let_be_executed(
         any_engine.run(image, ["/calls"], security_opt=[option])
     option = written(tmp_path / "profile.json", profile(default="KILL_PROCESS"))
     with any_engine.run(image, ["/calls"], security_opt=[option], wait_ready=False) as container:
-        assert container.wait(30) == 128 + signal.SIGSYS
+        assert container.wait(60) == 128 + signal.SIGSYS
     assert ask(any_engine, image, native("getpid")) == [0]
 
 

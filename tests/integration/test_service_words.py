@@ -34,7 +34,7 @@ def context_of(service: Service) -> ssl.SSLContext:
 
 def wrapped(service: Service, ask: bytes = b"", *, answer: int = 0) -> ssl.SSLSocket:
     """Connect, and begin TLS after a question and so many bytes of its answer, with all checks."""
-    sock = socket.create_connection((service.host, service.port), timeout=5)
+    sock = socket.create_connection((service.host, service.port), timeout=60)
     if ask:
         sock.sendall(ask)
     if answer:
@@ -59,8 +59,8 @@ TLS: dict[str, Callable[[Service], object]] = {
     "Mosquitto": lambda it: says(
         wrapped(it), b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"
     ).index(b"\x20\x02\x00\x00"),
-    "Etcd": lambda it: urlopen(f"{it.url()}/version", timeout=5, context=context_of(it)).close(),
-    "Nginx": lambda it: urlopen(it.url(), timeout=5, context=context_of(it)).close(),
+    "Etcd": lambda it: urlopen(f"{it.url()}/version", timeout=60, context=context_of(it)).close(),
+    "Nginx": lambda it: urlopen(it.url(), timeout=60, context=context_of(it)).close(),
     "RabbitMQ": lambda it: says(wrapped(it), b"AMQP\x00\x00\x09\x01").index(b"\x01"),
 }
 
@@ -72,7 +72,7 @@ SCHEMES = {
 
 
 def mariadb_over_tls(mariadb: Service) -> None:
-    with socket.create_connection((mariadb.host, mariadb.port), timeout=5) as sock:
+    with socket.create_connection((mariadb.host, mariadb.port), timeout=60) as sock:
         sock.recv(4096)  # the greeting
         sock.sendall(MYSQL_TLS)
         context_of(mariadb).wrap_socket(sock, server_hostname="localhost").close()
@@ -165,7 +165,7 @@ def test_mounted_configuration_and_keys_of_postgres(start, tmp_path: Path) -> No
     )
     assert db.sql("show work_mem") == [["7MB"]]
     request = bytes.fromhex("0000000804d2162f")
-    with socket.create_connection((db.host, db.port), timeout=5) as sock:
+    with socket.create_connection((db.host, db.port), timeout=60) as sock:
         sock.sendall(request)
         assert sock.recv(1) == b"S"
         context = ssl.create_default_context(cafile=str(authority_file()))
@@ -281,7 +281,7 @@ def test_users_of_mosquitto(start) -> None:  # noqa: F811
     def connect(user: bytes, password: bytes) -> int:
         fields = b"".join(len(part).to_bytes(2, "big") + part for part in (b"x", user, password))
         body = b"\x00\x04MQTT\x04\xc2\x00\x3c" + fields
-        with socket.create_connection((mosquitto.host, mosquitto.port), timeout=5) as sock:
+        with socket.create_connection((mosquitto.host, mosquitto.port), timeout=60) as sock:
             sock.sendall(b"\x10" + bytes([len(body)]) + body)
             return sock.recv(4)[3]
 
@@ -312,7 +312,7 @@ def test_nginx_reads_conf_d_and_serves_a_directory(start, tmp_path: Path) -> Non
     nginx = start(
         "Nginx", root=tmp_path, mounts=[f"{tmp_path}/own.conf:/etc/nginx/conf.d/own.conf:ro"]
     )
-    with urlopen(nginx.url(), timeout=5) as answer:
+    with urlopen(nginx.url(), timeout=60) as answer:
         assert answer.read() == b"mine"
 
 

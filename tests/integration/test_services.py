@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def talk(service: Service, request: bytes) -> bytes:
-    with socket.create_connection((service.host, service.port), timeout=5) as sock:
+    with socket.create_connection((service.host, service.port), timeout=60) as sock:
         sock.settimeout(5)
         if request:
             sock.sendall(request)
@@ -42,12 +42,12 @@ def mosquitto_is_there(mosquitto: Service) -> None:
 
 
 def etcd_is_there(etcd: Service) -> None:
-    with urlopen(f"{etcd.url()}/version", timeout=5) as answer:
+    with urlopen(f"{etcd.url()}/version", timeout=60) as answer:
         assert b"etcdserver" in answer.read()
 
 
 def nginx_is_there(nginx: Service) -> None:
-    with urlopen(nginx.url(), timeout=5) as answer:
+    with urlopen(nginx.url(), timeout=60) as answer:
         assert b"nginx" in answer.read()
 
 
@@ -358,14 +358,14 @@ def test_texts_in_a_script_of_redis_may_look_like_errors(start, tmp_path: Path) 
 @pytest.mark.needs("nginx")
 def test_nginx_serves_a_directory_and_takes_a_configuration(start, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
-    with urlopen(start("Nginx", root=tmp_path).url(), timeout=5) as answer:
+    with urlopen(start("Nginx", root=tmp_path).url(), timeout=60) as answer:
         assert answer.read() == b"mine"
     config = tmp_path / "nginx.conf"
     config.write_text(
         "user root; error_log /dev/stderr; pid /tmp/p; events {} http { access_log /dev/stdout; "
         "server { listen 80; location / { return 200 own; } } }"
     )
-    with urlopen(start("Nginx", config=config).url(), timeout=5) as answer:
+    with urlopen(start("Nginx", config=config).url(), timeout=60) as answer:
         assert answer.read() == b"own"
 
 

@@ -18,7 +18,7 @@ def single(store_home: Path) -> Iterator[pc.Engine]:
 
 def output(engine: pc.Engine, script: str, **options: object) -> list[str]:
     with engine.run("host:", ["sh", "-c", script], **options) as container:
-        code = container.wait(20)
+        code = container.wait(60)
         assert code == 0, str(container.logs())
         return container.logs().stdout.split()
 
@@ -91,12 +91,12 @@ def test_a_program_that_is_not_there_is_told_as_ever(
 def test_a_restart_and_a_snapshot(single: pc.Engine) -> None:
     script = "echo $(id -u) >>/data; cat /data"
     with single.run("host:", ["sh", "-c", script], user="7") as container:
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         container.restart()
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         image = container.snapshot()
     with single.run(image, ["cat", "/data"], user="8") as container:
-        assert container.wait(20) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "7\n7\n"
 
 
@@ -116,7 +116,7 @@ def test_user_namespaces_that_are_not_permitted_are_named(single: pc.Engine) -> 
 
 def test_the_second_program_is_filtered_before_others_may_look_into_it(store_home: Path) -> None:
     with pc.Engine(home=store_home, identity="single", debug=str(store_home / "debug")) as engine:
-        engine.run("host:", ["true"], user="7").wait(20)
+        engine.run("host:", ["true"], user="7").wait(60)
     (line,) = [
         line for line in (store_home / "debug").read_text().splitlines() if "step: plan: " in line
     ]

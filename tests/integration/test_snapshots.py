@@ -119,7 +119,7 @@ def test_both_go_on_independently_after_a_clone(engine: pc.Engine) -> None:
             # It has begun anew on the files of the first.
             assert (
                 pc.wait.callable(lambda c: c.read_text("/srv/who") == "one\ntwo\n").until(
-                    two, Deadline(5)
+                    two, Deadline(60)
                 )
                 is None
             )
@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_leaves_nothing(
                 lambda c: (
                     c.exec(["sh", "-c", "test $(stat -c %s /srv/big) = 20971520"]).returncode == 0
                 )
-            ).until(container, Deadline(20))
+            ).until(container, Deadline(60))
             before = sorted(p.name for p in (home / "store/layers").rglob("tree"))
             with pytest.raises(pc.ImageError, match=r"freeze of /srv/big: No space left on device"):
                 container.snapshot()

@@ -357,7 +357,7 @@ def test_a_seed_that_leaves_the_server_dead(project: Project) -> None:
 
     def seed(container: pc.Container) -> None:
         container.write_text("/srv/die", "")
-        container.wait(5)
+        container.wait(60)
 
     with pytest.raises(pc.SeedError, match="ended with exit code 3 meanwhile") as caught:
         project.image(seed, spec)
@@ -384,7 +384,7 @@ def test_a_seed_that_hangs(project: Project, waits_for: str) -> None:
     began = time.monotonic()
     with pytest.raises(pc.SeedError, match=r"did not end within 0.3 s and was interrupted"):
         project.image(seed, limit_s=0.3)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_plain_container_knows_no_sql(project: Project) -> None:

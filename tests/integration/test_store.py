@@ -41,15 +41,15 @@ def test_commit(own_engine: MakeEngine, layout: Layout, base: bytes) -> None:
     with engine.run(
         image, ["/bin/sh", "-c", "echo after > changed; echo new > new; read x"], tty=True
     ) as c:
-        pc.wait.file("/new").until(c, pc.wait.Deadline(10))
+        pc.wait.file("/new").until(c, pc.wait.Deadline(60))
         pc.wait.callable(lambda found: found.read_text("/new") == "new\n").until(
-            c, pc.wait.Deadline(10)
+            c, pc.wait.Deadline(60)
         )
         made = c.commit("made:1", changes={"Cmd": ["/bin/sh", "-c", "read a < changed; echo $a; echo *"]},
                         message="what for", author="who")  # fmt: skip
         assert c.status == "running"
     with engine.run("made:1", wait_ready=False) as again:
-        assert again.wait(10) == 0
+        assert again.wait(60) == 0
         first, names = again.logs().stdout.splitlines()
     assert first == "after"
     assert {"new", "kept", "changed", "gone"} <= set(names.split())
@@ -73,11 +73,11 @@ def test_commit_of_removals(own_engine: MakeEngine, layout: Layout) -> None:
         "ln /env /linked; ln /linked /again; mkfifo /fifo; chown 7:8 /linked; chmod 4711 /linked"
     )
     with engine.run(image, ["/bin/sh", "-ec", script], wait_ready=False) as container:
-        assert container.wait(30) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
         container.commit("removed:1")  # it has ended: that makes no difference
     look = "ls /etc; ls /share/doc; stat -c '%u %g %a %h' /linked; test -p /fifo"
     with engine.run("removed:1", ["/bin/sh", "-c", look], wait_ready=False) as container:
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
         shown = container.logs().stdout.split("\n")
     assert "gone" not in shown
     assert shown[-3:] == ["only", "7 8 4711 3", ""]
@@ -153,7 +153,7 @@ def test_an_import_can_be_shared(own_engine: MakeEngine, base: bytes, tmp_path: 
     with pc.Engine(home=tmp_path / "elsewhere") as other:
         other.images.load(tmp_path / "saved.tar")
         with other.run("imported:1", wait_ready=False) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout == "in\n"
 
 
@@ -213,7 +213,7 @@ def test_prune_keeps_what_a_live_run_uses(
         engine.images.cache_clear()
     child.kill()
     child.communicate()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while engine.images.prune().held and time.monotonic() < end:
         time.sleep(0.02)
     assert layers_of(engine) == 0

@@ -20,7 +20,7 @@ PIECES = (
 def test_log_joins_characters_and_lines_that_come_in_pieces(engine: pc.Engine) -> None:
     with engine.run("host:", ["sh", "-c", PIECES], ready=pc.wait.log("größe")) as container:
         for pattern in ("größe\nsecond", re.compile("^größe$"), re.compile("ß.*^second$", re.S)):
-            pc.wait.log(pattern).until(container, pc.wait.Deadline(10))
+            pc.wait.log(pattern).until(container, pc.wait.Deadline(60))
         with pytest.raises(pc.WaitTimeoutError, match="log.'third'. came 0 times of 1"):
             pc.wait.log("third").until(container, pc.wait.Deadline(0.1))
 
@@ -90,7 +90,7 @@ def test_a_probe_tells_its_output_and_ends_with_its_timeout(
     assert "did not end within 0.1 s and was killed: no /go yet" in str(caught.value)
     assert b"sleep 61" not in container.exec(["ps", "ax"]).stdout
     container.write_text("/go", "")
-    pc.wait.health().until(container, pc.wait.Deadline(10))
+    pc.wait.health().until(container, pc.wait.Deadline(60))
     failing = pc.wait.exec(["sh", "-c", "echo out; echo err >&2; exit 7"])
     with pytest.raises(pc.NotReadyError, match="exit code 7: out err"):
         until_ready(container, failing, 0.1)

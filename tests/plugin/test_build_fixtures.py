@@ -15,7 +15,7 @@ def app(image):
 
 @pytest.mark.parametrize("n", range(3))
 def test_it(app, n):
-    assert app.wait(10) == 0
+    assert app.wait(60) == 0
     with open("said", "a") as file:
         file.write(app.logs().stdout)
 """

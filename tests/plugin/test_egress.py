@@ -84,7 +84,7 @@ shut = pc.container_fixture("host:", ["sleep", "100"], egress=False)
 def test_app(app): assert has_way_out(app)
 def test_shut(shut): assert not has_way_out(shut)
 def test_no_network(containers):
-    assert containers.run("host:", ["true"], network=False).wait(10) == 0
+    assert containers.run("host:", ["true"], network=False).wait(60) == 0
 """
     )
     pytester.makeini("[pytest]\ncontainers_egress = yes\n")

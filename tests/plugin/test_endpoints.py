@@ -11,7 +11,7 @@ import os, socket
 ADDRESS = (os.environ["SITE_HOST"], int(os.environ["SITE_PORT"]))
 
 def say(text=b"hello", sock=None):
-    with socket.create_connection(ADDRESS, timeout=5) as sock:
+    with socket.create_connection(ADDRESS, timeout=60) as sock:
         sock.sendall(text)
         sock.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: sock.recv(100), b""))
@@ -75,7 +75,7 @@ import app, socket
 kept = []
 
 def test_first(site):
-    kept.append(socket.create_connection(app.ADDRESS, timeout=5))
+    kept.append(socket.create_connection(app.ADDRESS, timeout=60))
     kept[0].sendall(b"x")
     assert kept[0].recv(100)
 
@@ -160,7 +160,7 @@ import os, socket
 
 def say(address, text):
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host.rpartition("/")[2], int(port)), timeout=5) as sock:
+    with socket.create_connection((host.rpartition("/")[2], int(port)), timeout=60) as sock:
         sock.sendall(text)
         return sock.recv(100)
 

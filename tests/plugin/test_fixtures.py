@@ -10,7 +10,7 @@ def test_ad_hoc(run) -> None:
         """
 def test_it(containers):
     c = containers.run("host:", ["sh", "-c", "echo hi; hostname"], name="somebody")
-    assert c.wait(10) == 0
+    assert c.wait(60) == 0
     assert c.logs().stdout == "hi\\nsomebody\\n"
 """
     )
@@ -238,7 +238,7 @@ data = pc.volume_fixture(scope="module")
 def write(containers, volume, script):
     mount = pc.VolumeMount(volume, "/data")
     c = containers.run("host:", ["sh", "-c", script], mounts=[mount], wait_ready=False)
-    assert c.wait(10) == 0, c.logs()
+    assert c.wait(60) == 0, c.logs()
 
 def test_1(containers, data): write(containers, data, "echo kept > /data/x")
 def test_2(containers, data): write(containers, data, "grep kept /data/x")

@@ -24,7 +24,7 @@ def leave(containers, path):
     container = containers.run(
         "host:", ["sh", "-c", SCRIPT], user="1000:1000", mounts=[pc.Bind(path, "/data")],
         wait_ready=False)
-    assert container.wait(10) == 0, container.logs()
+    assert container.wait(60) == 0, container.logs()
 
 def test_of_a_test(containers, tmp_path):
     leave(containers, tmp_path)
@@ -42,7 +42,7 @@ def test_used_again(containers, folder):
     container = containers.run(
         "host:", ["sh", "-c", "echo more >> /data/deep/inner/file"], user="1000:1000",
         mounts=[pc.Bind(folder / "data", "/data")], wait_ready=False)
-    assert container.wait(10) == 0, container.logs()
+    assert container.wait(60) == 0, container.logs()
 """
 
 
@@ -75,7 +75,7 @@ def test_unshare_runs_a_command_to_which_they_belong(tmp_path: Path, engine: pc.
         "host:", ["sh", "-c", "mkdir -m 700 /data/left && touch /data/left/file"],
         user="1000:1000", mounts=[pc.Bind(tmp_path, "/data")], wait_ready=False,
     ) as container:  # fmt: skip
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
     assert (tmp_path / "left").stat().st_uid != os.geteuid()
     shown = unshare("stat", "-c", "%u:%g", str(tmp_path / "left"), str(tmp_path))
     assert (shown.returncode, shown.stdout) == (0, "1000:1000\n0:0\n")

@@ -28,7 +28,7 @@ seeded = pc.container_fixture("host:", ["sleep", "1000"], mounts=["./data:/data"
 @pytest.mark.parametrize("name", ["by_text", "by_object", "described"])
 def test_fixtures(request, name):
     container = request.getfixturevalue(name)
-    assert container.wait(10) == 0, container.logs()
+    assert container.wait(60) == 0, container.logs()
     assert container.logs().stdout == "here"
 
 def test_seeds(seeded):
@@ -36,20 +36,20 @@ def test_seeds(seeded):
 
 def test_ad_hoc(containers):
     container = containers.run("host:", SHOW, mounts=["./data:/data:ro"], wait_ready=False)
-    assert container.wait(10) == 0, container.logs()
+    assert container.wait(60) == 0, container.logs()
     assert container.logs().stdout == "here"
 
 def test_read_only(containers):
     script = "echo x > /data/name"
     container = containers.run(
         "host:", ["sh", "-c", script], mounts=["./data:/data:ro"], wait_ready=False)
-    assert container.wait(10) != 0
+    assert container.wait(60) != 0
 
 def test_of_an_engine(containers):
     container = containers.engine.run(
         "host:", SHOW, mounts=["./suite/data:/data"], wait_ready=False)
     with container:
-        assert container.wait(10) == 0, container.logs()
+        assert container.wait(60) == 0, container.logs()
 
 def test_not_there(containers):
     place = os.path.join(os.path.dirname(__file__), "nosuch")

@@ -66,7 +66,7 @@ def test_an_error_is_one_sentence_and_the_next_test_runs(run) -> None:
     result = run(
         """
 def test_it(containers): containers.run("host:", ["nosuch"])
-def test_next(containers): assert containers.run("host:", ["true"]).wait(10) == 0
+def test_next(containers): assert containers.run("host:", ["true"]).wait(60) == 0
 """
     )
     result.assert_outcomes(failed=1, passed=1)
@@ -107,7 +107,7 @@ def test_a_kill_for_memory(run) -> None:
         """
 def test_it(containers):
     hog = "held = bytearray(300 << 20)"
-    containers.run("host:", ["python3", "-c", hog], mem_limit="64m", wait_ready=False).wait(20)
+    containers.run("host:", ["python3", "-c", hog], mem_limit="64m", wait_ready=False).wait(60)
     assert False
 """
     )

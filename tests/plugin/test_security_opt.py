@@ -27,7 +27,7 @@ def test_it({fixtures}, containers):
     for container in ({fixtures},):
         print("CODE", container.exec([sys.executable, "-c", CODE]).returncode)
     done = containers.run("host:", [sys.executable, "-c", CODE]{argument})
-    print("CODE", done.wait(30))
+    print("CODE", done.wait(60))
 """
 IN_FOLDER = ', security_opt=["seccomp=profiles/own.json"]'
 

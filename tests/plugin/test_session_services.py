@@ -17,7 +17,7 @@ import os, socket
 
 def say(address, text=b"PING\\r\\n"):
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(text)
         return sock.recv(100)
 

@@ -41,7 +41,7 @@ broken = pc.container_fixture("host:", ["sh", "-c", "echo why >&2; exit 3"], por
 @pytest.mark.parametrize("text", [HOSTILE], ids=[HOSTILE])
 def test_hostile(containers, text):
     script = 'printf "%s\\\\n" "$0"; printf "\\\\033[31mred\\\\033[0m \\\\342\\\\200\\\\256 turned\\\\n"; exit 7'
-    assert containers.run("host:", ["sh", "-c", script, text], name="printer").wait(10) == 7
+    assert containers.run("host:", ["sh", "-c", script, text], name="printer").wait(60) == 7
 
 
 def test_uses_a_state(db, web):
@@ -302,7 +302,7 @@ import os
 shared = pc.container_fixture("host:", ["sh", "-c", "echo shared; sleep 1000"], isolation="none")
 @pytest.mark.parametrize("n", range(4))
 def test_it(containers, shared, n):
-    containers.run("host:", ["sh", "-c", f"echo line {n}"], name=f"c{n}").wait(10)
+    containers.run("host:", ["sh", "-c", f"echo line {n}"], name=f"c{n}").wait(60)
 """
 CRASH = """
 def test_crash(containers, shared):
@@ -355,7 +355,7 @@ import os
 import time
 import pytest_containers as pc
 def test_before(containers):
-    containers.run("host:", ["echo", "earlier"], name="first").wait(10)
+    containers.run("host:", ["echo", "earlier"], name="first").wait(60)
 def test_it(containers):
     containers.run("host:", ["sh", "-c", "echo came so far; sleep 1000"], name="last",
                    ready=pc.wait.log("so far"))
@@ -402,7 +402,7 @@ def test_nothing_is_imported_or_kept_without_the_option(run) -> None:
         """
 import sys
 def test_it(containers, request):
-    containers.run("host:", ["true"]).wait(10)
+    containers.run("host:", ["true"]).wait(60)
     assert not [name for name in sys.modules if name.startswith("pytest_containers.plugin.timeline")]
     assert request.config.pluginmanager.get_plugin("containers timeline") is None
 """
@@ -418,7 +418,7 @@ image = pc.build_fixture(".", tags=["reported:1"])
 @pc.container_fixture
 def made(image):
     return pc.ContainerSpec(image, ["cat", "/srv/made"])
-def test_it(made): assert made.wait(10) == 0
+def test_it(made): assert made.wait(60) == 0
 """,
         f"--containers-report={pytester.path / 'report.html'}",
     )

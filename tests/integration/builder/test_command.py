@@ -86,7 +86,7 @@ def test_a_failed_step_can_be_entered(builder: pc.Engine, home: Path, context: P
     assert "  2 | RUN echo here > /trace; cat /no-such-file\n    | ^\n" in err
     assert "enter them with pytest-containers run -it failed-build /bin/sh" in err
     with builder.run("failed-build", ["cat", "/trace"], wait_ready=False) as container:
-        assert container.wait(10) == 0
+        assert container.wait(60) == 0
         assert container.logs().stdout == "here\n"
 
 

@@ -22,7 +22,7 @@ def test_a_built_image_is_an_image_as_any_other(
     with pc.Engine(home=tmp_path / "elsewhere") as other:
         assert other.images.pull(name).digest == pushed
         with other.run(name, wait_ready=False) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout == "x\n"
         (loaded,) = other.images.load(tmp_path / "saved.tar")
         assert other.images.inspect(loaded)["id"] == builder.images.inspect("also:1")["id"]
@@ -45,7 +45,7 @@ def test_from_the_host(build: Build, builder: pc.Engine) -> None:
     image = build(text, tags=("of-host:1",))
     for one in (image, builder.image("of-host:1")):
         with builder.run(one, wait_ready=False) as container:
-            container.wait(10)
+            container.wait(60)
             assert container.logs().stdout == "x\n"
             assert container.image.config.env["made"] == "1"
     with pytest.raises(pc.ImageError, match="this machine's own programs"):

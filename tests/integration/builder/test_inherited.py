@@ -28,7 +28,7 @@ def test_a_built_image_of_the_host_hands_on_its_config(
     image = build("FROM of-host:2\nRUN echo $made > made\n", tags=("of-host:3",))
     command = ["cat", "/srv/t", "made"]
     with builder.run(image, command, entrypoint=(), wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == "triggered\n1\n"
     for one in (image, builder.image("of-host:3")):
         config = one.config

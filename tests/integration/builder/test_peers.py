@@ -206,5 +206,5 @@ def test_they_run_what_is_built_here(
         == said
     )
     with builder.run(image, wait_ready=False) as container:
-        container.wait(10)
+        container.wait(60)
         assert container.logs().stdout == said
