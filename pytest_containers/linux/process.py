@@ -185,8 +185,8 @@ def fate_at_init(pidfd: int, signum: int) -> SignalFate:
     is blocked is *kept* for a signalfd(2) or sigwait(3), by which init programs hear of it; within
     sigwait it shows as not blocked. It is *unclear* while the program runs, or waits for a child of
     vfork(2), since a shell that starts a program blocks all signals for so long. One that ignores
-    it may do so while it ends, and counts as one that has *heard* it; also one that cannot be looked
-    into.
+    it may do so while it ends, and counts as one that has *heard* it; also one that cannot be
+    looked into.
     """
     try:
         folder = f"/proc/{number_in_proc(pidfd)}"
