@@ -428,6 +428,18 @@ def test_a_store_of_somebody_else(own_engine: MakeEngine, tmp_path: Path) -> Non
         own_engine().image("host:")
 
 
+def test_layers_are_made_only_with_the_ids_that_they_are_named_for(
+    own_engine: MakeEngine, layout: Layout, base: bytes
+) -> None:
+    """As when an account is added between two looks at /etc/subuid, in two processes."""
+    engine = own_engine()
+    library = engine.images.library
+    library.layers.inside.id_map_class = "0_7_65536"
+    with pytest.raises(pc.ImageError, match="has changed while it started"):
+        engine.run(layout.image([base]), ["true"])
+    assert not list((library.store.home / "layers").glob("0_7_65536/*/tree"))
+
+
 def test_holds_of_ended_runs_do_not_pile_up(tmp_path: Path) -> None:
     from pytest_containers.images.store.holds import LayerHold
     from pytest_containers.images.store.store import Store

@@ -44,5 +44,18 @@ class RunInside:
     def call(
         self, job: Job[Any, Any], args: Mapping[str, Any], fds: Sequence[int]
     ) -> dict[str, Any]:
-        """Run a job; see `images.Inside`."""
-        return call_job(self._client(), job, args, fds, kind=ImageError)
+        """Run a job; see `images.Inside`.
+
+        Raises:
+            ImageError: The run has other ids than its layers are named for, since accounts of this
+                machine have changed while it started: root without a range of its own takes one
+                that is free.
+        """
+        client = self._client()
+        if client.facts.id_map_class != self.id_map_class:
+            raise ImageError(
+                f"the run has the ids {client.facts.id_map_class}, but its layers are named for "
+                f"{self.id_map_class}: /etc/subuid or /etc/subgid has changed while it started; "
+                "start again, or give this account a range of its own there"
+            )
+        return call_job(client, job, args, fds, kind=ImageError)
