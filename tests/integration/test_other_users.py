@@ -1,10 +1,13 @@
-"""Another user of the machine gets nothing of a run: its processes, sockets, files."""
+"""Another user of the machine, and a container, get nothing of a run: processes, sockets, files."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,10 @@ from helpers import leaks
 
 import pytest_containers as pc
 from pytest_containers.engines.native.broker import NativeBroker
+from pytest_containers.engines.native.kept import kept_runs
+from pytest_containers.model.kept import KeepLimits
 
-pytestmark = pytest.mark.needs("root")
+as_root = pytest.mark.needs("root")
 
 PYTHON = "/usr/bin/python3"
 """The system's: others may not look into the home of root."""
@@ -77,6 +82,7 @@ def attack(uid: int, pids: list[int], address: str, store: Path) -> list[list[st
     return got
 
 
+@as_root
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="needs x86_64: numbers of system calls")
 def test_nothing_for_others(store_home: Path) -> None:
     earlier = leaks.descendants(leaks.process_table())
@@ -93,3 +99,71 @@ def test_nothing_for_others(store_home: Path) -> None:
             assert len({what.split()[0] for what, _ in own}) > 5
         finally:
             broker.close()
+
+
+# ------------------------------------------------------------------- sockets of kept runs
+
+JOIN = """
+import os, socket, sys
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        if name.endswith(".socket"):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(10)
+                try:
+                    sock.connect(os.path.join(folder, name))
+                    print("answer", sock.recv(100))
+                except OSError as error:
+                    print(error.strerror)
+"""
+
+
+@pytest.fixture
+def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of the sockets of kept runs."""
+    with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name)
+
+
+def test_a_container_does_not_join_a_kept_run(each_engine: pc.Engine, sockets: Path) -> None:
+    # Container root is the user who runs pytest, and the directory was bound: as /home, say.
+    bind = pc.Bind(sockets, "/sockets", read_only=True)
+    with (
+        each_engine.run("host:", ["sleep", "1000"]) as kept,
+        each_engine.run("host:", ["sleep", "1000"], mounts=[bind]) as box,
+    ):
+        each_engine.keep(kept, test="", limits=KeepLimits(1, 5.0))
+        try:
+            assert len(list(sockets.rglob("*.socket"))) == 1
+            attempt = box.exec(["python3", "-c", JOIN, "/sockets"], text=True, check=True)
+            assert attempt.stdout in ("answer b''\n", "")  # closed, or a directory of others
+            own = subprocess.run(
+                [sys.executable, "-c", JOIN, sockets], stdout=subprocess.PIPE, text=True, check=True
+            )
+            assert '"ok"' in own.stdout
+        finally:
+            for run in kept_runs():
+                run.drop(None)
+                run.close()
+
+
+@as_root
+def test_another_user_does_not_join_a_kept_run(store_home: Path, sockets: Path) -> None:
+    with pc.Engine(home=store_home) as engine, engine.run("host:", ["sleep", "1000"]) as kept:
+        engine.keep(kept, test="", limits=KeepLimits(1, 5.0))
+        try:
+            # Even if the user has opened all of it to others.
+            for path in (sockets, *sockets.rglob("*")):
+                path.chmod(0o777)
+            attempt = subprocess.run(
+                [PYTHON, "-I", "-S", "-c", JOIN, sockets],
+                user=NOBODY, group=NOBODY, extra_groups=[], stdout=subprocess.PIPE, text=True,
+                check=True, cwd="/",
+            )  # fmt: skip
+            assert attempt.stdout == "answer b''\n"
+        finally:
+            (sockets / "pytest-containers").chmod(0o700)
+            for run in kept_runs():
+                run.drop(None)
+                run.close()

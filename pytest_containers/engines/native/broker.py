@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from pytest_containers.linux.sockets import peer_credentials
+from pytest_containers.linux.sockets import is_outside_of_containers, peer_credentials
 from pytest_containers.model.engine import Engine
 from pytest_containers.model.errors import ContainersError, RunLostError
 from pytest_containers.model.threads import starting_threads
@@ -78,6 +78,8 @@ class NativeBroker:
         with ours, theirs:
             pidfd = os.pidfd_open(pid)
             try:
+                if not is_outside_of_containers(pidfd):
+                    return
                 errors_fd = self._engine().adopt(theirs.fileno(), pidfd, label)
             except ContainersError as error:
                 call.refuse(Fault(type(error).__name__, error.message, error.data))

@@ -2,7 +2,8 @@
 
 It is in a directory that is the user's alone (mode 0700), so nobody else can connect. The launcher
 asks the kernel nevertheless who does (SO_PEERCRED), since it is on the host's side, where user ids
-mean what they say.
+mean what they say; and it lets no program of a container in, to which a test may have bound that
+directory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from pytest_containers.linux.sockets import peer_credentials
+from pytest_containers.linux.sockets import is_outside_of_containers, peer_credentials
 from pytest_containers.runtime.wire.loop import Loop
 
 
@@ -57,7 +58,8 @@ class Door:
             except OSError:  # it has ended, or is in a pid namespace that is not below ours
                 return
             try:
-                self._admit(sock.fileno(), pidfd)
+                if is_outside_of_containers(pidfd):
+                    self._admit(sock.fileno(), pidfd)
             finally:
                 os.close(pidfd)
 
