@@ -155,6 +155,28 @@ def splice(fd_in: int, fd_out: int, count: int, flags: int = 0) -> int:
     return syscall(NR["splice"], fd_in, None, fd_out, None, count, flags)
 
 
+def data_parts(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return ``(offset, length)`` of the parts of a file that are no holes (lseek(2), SEEK_DATA).
+
+    A file system without holes has one part.
+    """
+    parts, end = [], 0
+    try:
+        while end < size:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            if start >= size:
+                break
+            parts.append((start, end - start))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # only a hole follows
+            return parts
+        if error.errno == errno.EINVAL:
+            return [(0, size)]
+        raise
+    return parts
+
+
 def sync_filesystem(fd: int) -> None:
     """syncfs(2): return when all that was written to the file system of `fd` is on the disk."""
     syscall(NR["syncfs"], fd)

@@ -6,13 +6,17 @@ import errno
 import os
 import stat
 import tarfile
-from typing import IO
+from collections.abc import Sequence
+from typing import IO, cast
 
+from pytest_containers.linux.files import data_parts
+from pytest_containers.runtime.copying.tar import MAX_SPARSE_PARTS
 from pytest_containers.runtime.copying.walk import walk
 from pytest_containers.runtime.copying.writer import MAX_PATH_BYTES
 
 _SWAPPED = "it became something else while it was copied"
 _SWAPS = (errno.EINVAL, errno.ELOOP, errno.ENXIO)  # of a link that is none any more, and so on
+_BLOCK_BYTES, _READ_BYTES = 512, 1 << 17
 _KINDS = {
     stat.S_IFBLK: "a block device", stat.S_IFCHR: "a character device", stat.S_IFSOCK: "a socket",
 }  # fmt: skip
@@ -113,4 +117,53 @@ class _CopyPacker:
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.ESTALE, _SWAPPED)
             member.size = status.st_size
-            self._tar.addfile(member, source)
+            # Else a file that takes no room here could fill the disk of the other side.
+            parts = None
+            if status.st_blocks * _BLOCK_BYTES < status.st_size:
+                parts = data_parts(source.fileno(), status.st_size)
+            if parts is None or parts == [(0, status.st_size)]:
+                self._tar.addfile(member, source)
+            else:
+                self._add_sparse(member, source, parts)
+
+    def _add_sparse(
+        self, member: tarfile.TarInfo, source: IO[bytes], parts: Sequence[tuple[int, int]]
+    ) -> None:
+        """Add a file without its holes, in the format 1.0 of GNU's tar for PAX."""
+        if len(parts) > MAX_SPARSE_PARTS:
+            raise OSError(errno.EFBIG, f"it has more than {MAX_SPARSE_PARTS} holes")
+        numbers = [len(parts), *(number for part in parts for number in part)]
+        table = "".join(f"{number}\n" for number in numbers).encode()
+        table += bytes(-len(table) % _BLOCK_BYTES)
+        member.pax_headers = {
+            **member.pax_headers,
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.realsize": str(member.size),
+        }
+        member.size = len(table) + sum(length for _, length in parts)
+        reader = cast("IO[bytes]", _PartsReader(source.fileno(), table, parts))
+        self._tar.addfile(member, reader)
+
+
+class _PartsReader:
+    """Reads a table, and then parts of a file as if they were one."""
+
+    def __init__(self, fd: int, table: bytes, parts: Sequence[tuple[int, int]]) -> None:
+        self._fd = fd
+        self._ready = table
+        self._parts = iter(parts)
+        self._offset = self._left = 0
+
+    def read(self, size: int) -> bytes:
+        """Return as many bytes, fewer only at the end."""
+        while len(self._ready) < size:
+            if not self._left:
+                self._offset, self._left = next(self._parts, (0, 0))
+            data = os.pread(self._fd, min(self._left, _READ_BYTES), self._offset)
+            if not data:  # the end, or the file has become shorter
+                break
+            self._offset, self._left = self._offset + len(data), self._left - len(data)
+            self._ready += data
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data

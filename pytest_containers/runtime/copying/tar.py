@@ -17,7 +17,8 @@ MAX_NAME_BYTES = 4096
 """More than any path that a system call takes (PATH_MAX)."""
 MAX_HEADER_BYTES = 1 << 20
 """Extended headers of one member; those that exist have a few hundred bytes."""
-_MAX_SPARSE = 1 << 20
+MAX_SPARSE_PARTS = 1 << 20
+"""Of a sparse file."""
 _ZEROS = bytes(BLOCK)
 _WITHOUT_DATA = frozenset(b"123456")
 _XATTR = b"SCHILY.xattr."
@@ -200,7 +201,7 @@ class Reader:
             block = self._exactly(BLOCK)
             table += _sparse_table(block[:504])
             continued = block[504]
-            if len(table) > _MAX_SPARSE:
+            if len(table) > MAX_SPARSE_PARTS:
                 raise TarError("a sparse file has too many parts")
         return table, _number(header[483:495])
 
@@ -236,7 +237,7 @@ class Reader:
             numbers.append(_int(line))
             if len(numbers) == 1:
                 expected = 1 + 2 * numbers[0]
-                if numbers[0] > _MAX_SPARSE:
+                if numbers[0] > MAX_SPARSE_PARTS:
                     raise TarError("a sparse file has too many parts")
         return list(zip(numbers[1::2], numbers[2::2], strict=True))
 
