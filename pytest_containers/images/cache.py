@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_containers.images import manifest as manifests
 from pytest_containers.images.commit import packed
 from pytest_containers.images.complete import complete
 from pytest_containers.images.formats import archives
 from pytest_containers.images.formats.compress import gzipped
 from pytest_containers.images.formats.load import archive_at_path
 from pytest_containers.images.formats.save import save
-from pytest_containers.images.reference import parse_reference
+from pytest_containers.images.reference import check_digest, parse_reference
 from pytest_containers.images.registry.pull import Puller
 from pytest_containers.images.store.directories import remove_tree
 from pytest_containers.images.store.holds import Holds
@@ -31,7 +32,7 @@ from pytest_containers.model.errors import ImageError, hide_frames
 
 __tracebackhide__ = hide_frames
 
-_ENDING_S = 1.0
+_ENDING_S, _CLOCKS_S = 1.0, 3600.0
 _FACTS = "pytest-containers.json"
 
 
@@ -71,9 +72,13 @@ def has_states(library: Library) -> bool:
 
 
 def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str, Any] | None:
-    """Add a state's layer and return its record; None if it is of other ids, or gone."""
+    """Add a state's layer and return its record; None if it is of other ids, or gone.
+
+    The nonce shows that the name of a layer is not an image's (`layers.is_state_layer`).
+    """
     layer = library.layers.find(state.layer)
-    if layer is None or len(state.layers) > 1:
+    record = {} if layer is None else library.store.layer_record(layer.path.parent) or {}
+    if layer is None or len(state.layers) > 1 or not record.get("nonce"):
         return None
     name = f"states/{state.layer[7:]}.tar.gz"
     with library.store.temp_dir() as temp, (temp.path / "layer").open("w+b") as file:
@@ -87,6 +92,7 @@ def _add_state(library: Library, tar: tarfile.TarFile, state: State) -> dict[str
         "file": name,
         "key": state.key,
         "layer": state.layer,
+        "nonce": record["nonce"],
         "base": state.base,
         "facts": dict(state.facts),
         "made_at": state.made_at,
@@ -118,22 +124,37 @@ def bring_in(library: Library, path: Path) -> list[str]:
     with archives.Files(path) as files, library.store.among_others():
         if not files.has(_FACTS):
             raise ImageError(f"{path} was not made by `cache export`; use `load`", path=str(path))
-        contents = json.loads(files.read(_FACTS))
-        facts = {entry["name"]: entry for entry in contents["images"]}
-        for image in archives.every(files, source) if facts else ():
-            names += _take(library, image, facts)
-        for state in contents["states"]:
-            library.layers.thaw(files.part(state["file"]), state["layer"], _title(state))
-            library.states.enter(
-                state["key"],
-                state["base"],
-                state["layer"],
-                state["facts"],
-                made_at=state.get("made_at"),
-                used_at=state.get("used_at"),
-            )
-            names.append(_title(state))
+        contents = manifests.document(files.read(_FACTS), f"{path}: {_FACTS}")
+        try:
+            facts = {str(entry["name"]): _texts(entry) for entry in contents["images"]}
+            for image in archives.every(files, source) if facts else ():
+                names += _take(library, image, facts)
+            for state in contents["states"]:
+                names += _take_state(library, files, state)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"{path} is damaged: {error}", path=str(path)) from None
     return names
+
+
+def _texts(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in entry.items() if isinstance(value, str)}
+
+
+def _take_state(library: Library, files: archives.Files, state: Mapping[str, Any]) -> list[str]:
+    """Import a state; return its name, or nothing for one of a version before nonces."""
+    if "nonce" not in state:
+        return []
+    facts, title = dict(state["facts"]), _title(state)
+    base, key = check_digest(state["base"]), str(state["key"])
+    latest = time.time() + _CLOCKS_S
+    made_at, used_at = (
+        min(max(float(state.get(name) or 0), 0.0), latest) for name in ("made_at", "used_at")
+    )
+    library.layers.thaw(files.part(state["file"]), state["layer"], state["nonce"], title)
+    library.states.enter(key, base, state["layer"], facts, made_at=made_at, used_at=used_at)
+    return [title]
 
 
 def _take(

@@ -120,7 +120,10 @@ class RegistryStates:
             if not 0 < float(config["made_at"]) <= time.time() + _CLOCKS_S:
                 raise ImageError("it has no time of its making")
             facts = accept(config["facts"], float(config["made_at"]))
-        except (ImageError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (
+            ImageError, LookupError, TypeError, ValueError, AttributeError, OSError,
+            OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             self._refuse(entry, error)
             return None
         return None if facts is None else (artifact, facts)
@@ -132,7 +135,8 @@ class RegistryStates:
         layer_id = artifact.config["layer"]
         assert layer is not None  # `_wanted` has looked
         with self._repository.fetched(layer) as archive, library.store.among_others():
-            library.layers.thaw(archive, layer_id, f"a state of {base.name}")
+            nonce = artifact.config["nonce"]
+            library.layers.thaw(archive, layer_id, nonce, f"a state of {base.name}")
             made_at = float(artifact.config["made_at"])
             return library.states.enter(key, base.id, layer_id, facts, made_at=made_at)
 

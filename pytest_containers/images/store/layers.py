@@ -17,7 +17,7 @@ from pytest_containers.images.store.directories import TempDir, remove_tree
 from pytest_containers.images.store.fetch_stop import FetchStop
 from pytest_containers.images.store.holds import Holds
 from pytest_containers.images.store.store import Store, boot_id, storing
-from pytest_containers.model.errors import ContainersError, hide_frames
+from pytest_containers.model.errors import ContainersError, ImageError, hide_frames
 from pytest_containers.model.threads import starting_threads
 
 if TYPE_CHECKING:
@@ -234,8 +234,15 @@ class Layers:
             temp.path.chmod(0o700)
             yield temp, result
 
-    def thaw(self, archive: Archive, layer_id: str, name: str) -> None:
-        """Unpack a layer that was frozen elsewhere, under the name that it had there."""
+    def thaw(self, archive: Archive, layer_id: str, nonce: str, name: str) -> None:
+        """Unpack a layer that was frozen elsewhere, under the name that it had there.
+
+        Raises:
+            ImageError: The name is not that of a frozen layer. It could be an image's, for which
+                the contents would be taken from then on.
+        """
+        if not is_state_layer(layer_id, nonce):
+            raise ImageError(f"{name}: its layer has no name of a state")
         with self._lock(layer_id), storing(name, self._store.home), self._store.temp_dir() as temp:
             if self.find(layer_id) is not None:
                 return
@@ -244,7 +251,7 @@ class Layers:
             path = self._path(layer_id)
             self.drop(path)
             record = {key: result[key] for key in ("size_bytes", "entries")}
-            self._store.finish_layer(temp, path, {"kind": "state", **record})
+            self._store.finish_layer(temp, path, {"kind": "state", "nonce": nonce, **record})
 
     def completed(self, layers: Sequence[Layer]) -> list[Layer]:
         """Return an image's layers, with those between them that `parents` makes if needed."""
