@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_containers.engines.events import Events
+from pytest_containers.engines.process import opening
 from pytest_containers.engines.process.inside import LocalInside
 from pytest_containers.engines.process.names import HOST_NAME
 from pytest_containers.engines.process.refusals import refuse
@@ -325,8 +326,16 @@ class ProcessCore:
                 if other.ip and other.network in reachable:
                     lines.append(f"{other.ip} {' '.join(other.names)}")
             with contextlib.suppress(OSError):  # it is being removed
-                path = container.view.resolved("/etc/hosts", write=True)
-                Path(path).write_text("\n".join([*lines, ""]))
+                _write_hosts(container.view, "\n".join([*lines, ""]))
+
+
+def _write_hosts(view: FileView, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with (
+        view.folder_of(view.resolved("/etc/hosts", write=True)) as (folder, leaf),
+        open(opening.open_file(folder, leaf, flags, 0o644), "w") as file,
+    ):
+        file.write(text)
 
 
 def gateway_of(address: str) -> str:

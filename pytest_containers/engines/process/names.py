@@ -15,7 +15,7 @@ from collections.abc import Callable
 _HEADER = struct.Struct("!6H")
 _ANSWER, _AVAILABLE, _NO_SUCH_NAME = 0x8000, 0x0080, 3
 _ADDRESS, _INTERNET, _TTL_S = 1, 1, 1
-_MOST_BYTES, _FORWARD_S = 4096, 5.0
+_MOST_BYTES, _FORWARD_S, _MOST_ASKING = 4096, 5.0, 64
 PORT = 53
 HOST_NAME = "host.containers.internal"
 """The name of this machine for containers that reach some of its ports."""
@@ -47,6 +47,7 @@ class NameServer:
         self.others: tuple[str, ...] = _name_servers()
         self._look_up = look_up
         self._forwards = forwards
+        self._asking = threading.BoundedSemaphore(_MOST_ASKING)
         threading.Thread(target=self._serve, name="names", daemon=True).start()
 
     def _serve(self) -> None:
@@ -55,8 +56,7 @@ class NameServer:
                 question, client = self._socket.recvfrom(_MOST_BYTES)
                 answer = self._answer(question, client[0])
                 if answer is None:
-                    arguments = (question, client)
-                    threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+                    self._forward_beside(question, client)
                 else:
                     self._socket.sendto(answer, client)
 
@@ -80,7 +80,23 @@ class NameServer:
         flags = _ANSWER | flags & 0x7900 | _AVAILABLE | code
         return _HEADER.pack(ident, flags, 1, bool(records), 0, 0) + asked + records
 
+    def _forward_beside(self, question: bytes, client: tuple[str, int]) -> None:
+        """Forward on a thread; with too many of them, the question is lost as on a network."""
+        if not self._asking.acquire(blocking=False):
+            return
+        try:
+            arguments = (question, client)
+            threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+        except RuntimeError:
+            self._asking.release()
+
     def _forward(self, question: bytes, client: tuple[str, int]) -> None:
+        try:
+            self._ask_others(question, client)
+        finally:
+            self._asking.release()
+
+    def _ask_others(self, question: bytes, client: tuple[str, int]) -> None:
         for server in self.others:
             family = socket.AF_INET6 if ":" in server else socket.AF_INET
             with (

@@ -13,6 +13,7 @@ from pytest_containers.model.errors import WaitTimeoutError
 from pytest_containers.model.results import Logs
 
 _MOST_LATE_PARTS = 64
+_MOST_RECORDS = 100_000
 
 
 class Output:
@@ -65,11 +66,15 @@ class Output:
         with self._changed:
             self._records.append((time.time(), self._open[fd], part))
             self._size_bytes += len(part)
-            while self._size_bytes > self._limit_bytes and len(self._records) > 1:
+            while self._is_too_much():
                 self._size_bytes -= len(self._records.popleft()[2])
                 self._dropped += 1
             self._changed.notify_all()
         return True
+
+    def _is_too_much(self) -> bool:
+        count = len(self._records)
+        return count > _MOST_RECORDS or (self._size_bytes > self._limit_bytes and count > 1)
 
     def finish(self) -> None:
         """Read what is left after the end of all programs; on the thread of the run."""

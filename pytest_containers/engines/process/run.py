@@ -191,7 +191,10 @@ class Init:
                 self._end(ended, fields["code"])
             return
         with self._lock:
-            event, answer = self._answers[fields.get("id", 0)]
+            waiting_for = self._answers.get(fields.get("id", 0))
+        if waiting_for is None:  # it has been given up, or a program speaks for its init
+            return
+        event, answer = waiting_for
         if "pid" in fields:
             program = answer["program"] = self._programs[fields["pid"]] = BoxProgram(fields["pid"])
             program.at_end = answer["at_end"]

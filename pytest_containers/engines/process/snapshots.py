@@ -44,8 +44,14 @@ def snapshot(
     folder = core.run.places.files / "snapshots" / core.next_id()
     folder.parent.mkdir(exist_ok=True)
     folder.parent.chmod(0o711)
-    with stopped:
-        core.copy(root, folder)
+    try:
+        with stopped:
+            core.copy(root, folder)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise ImageError(
+            f"snapshot of an {image.name} container: {place}{error.strerror}", errno=error.errno
+        ) from error
     image_id = f"sha256:{hashlib.sha256(uuid.uuid4().bytes).hexdigest()}"
     return with_files(image, folder, image_id)
 

@@ -33,6 +33,7 @@ __tracebackhide__ = hide_frames
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
 _HOME = "/root"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MOST_ACCOUNT_BYTES = 16 << 20
 _UNUSABLE = re.compile(r"[^a-zA-Z0-9._-]")
 
 
@@ -211,6 +212,15 @@ def _complete_tree(view: FileView) -> None:
             os.chmod(place, 0o666)
 
 
+def _read_account_files(view: FileView) -> list[bytes]:
+    try:
+        return [view.read(f"/etc/{name}", _MOST_ACCOUNT_BYTES) for name in ("passwd", "group")]
+    except OSError as error:
+        raise StartError(
+            f"users of the container: {error.filename}: {error.strerror}", errno=error.errno
+        ) from None
+
+
 def spawn_fields(
     view: FileView,
     args: Sequence[str],
@@ -221,8 +231,8 @@ def spawn_fields(
     limits: Mapping[str, int | tuple[int, int]],
 ) -> dict[str, Any]:
     """Return the description of a program for `init`."""
-    files = [view.resolved(f"/etc/{name}") for name in ("passwd", "group")]
-    account = account_of(files[0], files[1], user, groups)
+    passwd, group_file = _read_account_files(view)
+    account = account_of(passwd, group_file, user, groups)
     place = view.resolved(workdir or "/") if view.is_tree else view.place(workdir or "/")
     if not os.path.isdir(place):
         os.makedirs(view.resolved(workdir, write=True), exist_ok=True)

@@ -26,7 +26,9 @@ from pytest_containers.linux.numbers import NR
 _IP_BIND_ADDRESS_NO_PORT = 24
 _ANY, _LOCALHOST = "0.0.0.0", "127.0.0.1"
 _SOCK_TYPE, _MAPPED = 0xF, b"\0" * 10 + b"\xff\xff"
-_MOST_COPIES = 512
+_MOST_COPIES, _MOST_SENT_BYTES = 512, 1 << 16
+_MOST_WAITING = 128
+"""The largest number of connections of a container that wait for the other side to accept."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Traps:
         self._segments = segments
         self._copies: dict[int, socket.socket] = {}
         self._own_uid = os.geteuid()
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self.refused: int = 0
         self.creators: set[int] = set()
         threading.Thread(target=self._serve, name="traps", daemon=True).start()
@@ -101,6 +104,10 @@ class Traps:
                 self._address(trap)
         except OSError as error:
             notify.answer(self._listener, trap, error=error.errno or errno.EACCES)
+        except (OverflowError, ValueError, MemoryError):  # of numbers that no program means
+            notify.answer(self._listener, trap, error=errno.EINVAL)
+        except RuntimeError:  # no thread can be made
+            notify.answer(self._listener, trap, error=errno.EAGAIN)
 
     def _note_segment(self, trap: Trap) -> None:
         with open(f"/proc/{trap.tid}/status") as file:
@@ -112,7 +119,9 @@ class Traps:
     # -------------------------------------------------------------------- sockets
 
     def _make_socket(self, trap: Trap) -> None:
-        family, kind, protocol = (value & 0xFFFFFFFF for value in trap.arguments[:3])
+        family, kind, protocol = map(_signed, trap.arguments[:3])
+        if protocol < 0:  # which means none for Python
+            raise OSError(errno.EINVAL, "")
         sock = socket.socket(family, kind & _SOCK_TYPE, protocol)
         if kind & socket.SOCK_NONBLOCK:
             sock.setblocking(False)
@@ -145,11 +154,16 @@ class Traps:
                 notify.resume(self._listener, trap)
                 return
             link = os.readlink(f"/proc/{trap.tid}/fd/{fd & 0xFFFFFFFF}")
-            data = notify.read_memory(trap.tid, first, second) if is_send else b""
+            inode = int(link[8:-1]) if link.startswith("socket:[") else 0
+            copy = self._copies.get(inode)
+            data = b""
+            if is_send and copy is not None:
+                # It says how much is read here, where all containers are served.
+                if second > _MOST_SENT_BYTES:
+                    raise OSError(errno.EMSGSIZE, "")
+                data = notify.read_memory(trap.tid, first, second)
         if not notify.is_valid(self._listener, trap):
             return
-        inode = int(link[8:-1]) if link.startswith("socket:[") else 0
-        copy = self._copies.get(inode)
         if copy is None:
             # Bound or connected already: what is sent now goes where the program says.
             self._again(trap, target)
@@ -220,8 +234,11 @@ class Traps:
         is_blocking = not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
         if is_blocking and sock.type & _SOCK_TYPE == socket.SOCK_STREAM:
             # Not on this thread: the container may be the server that has to accept first.
+            if not self._waiting.acquire(blocking=False):
+                sock.close()
+                raise OSError(errno.EAGAIN, "")
             arguments = (trap, sock, place)
-            threading.Thread(target=self._connect_now, args=arguments, daemon=True).start()
+            threading.Thread(target=self._connect_waiting, args=arguments, daemon=True).start()
         else:
             self._connect_now(*(trap, sock, place))
 
@@ -231,6 +248,12 @@ class Traps:
         if not policy.address or target[1] != PORT or sock.type & _SOCK_TYPE != socket.SOCK_DGRAM:
             return None
         return policy.names if target[0] in policy.name_servers else None
+
+    def _connect_waiting(self, trap: Trap, sock: socket.socket, place: tuple[str, int]) -> None:
+        try:
+            self._connect_now(trap, sock, place)
+        finally:
+            self._waiting.release()
 
     def _connect_now(self, trap: Trap, sock: socket.socket, place: tuple[str, int]) -> None:
         error = 0
@@ -251,8 +274,13 @@ class Traps:
     def _send(self, trap: Trap, sock: socket.socket, data: bytes, target: tuple[str, int]) -> None:
         place = self._destination(target)
         self._take_address(sock, place)
-        sent = sock.sendto(data, trap.arguments[3] & 0xFFFFFFFF, _for(sock, place))
+        sent = sock.sendto(data, _signed(trap.arguments[3]), _for(sock, place))
         notify.answer(self._listener, trap, sent)
+
+
+def _signed(value: int) -> int:
+    """Return the ``int`` that the lower half of a register holds."""
+    return (value & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
 def _parse(raw: bytes) -> tuple[str, int] | None:

@@ -11,8 +11,12 @@ import subprocess
 import threading
 from pathlib import Path
 
+from pytest_containers.linux.files import data_parts
+
 _WHITEOUT_DEVICE = 0
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+_MOST_LEVELS = 400
+"""Of nested directories: paths are named as a whole, and the interpreter recurses."""
 _CP, _RM = shutil.which("cp"), shutil.which("rm")
 
 
@@ -23,10 +27,14 @@ def copy_tree(source: str, target: str, *, owners: bool) -> None:
         owners: Copy owners too, which takes root.
     """
     os.makedirs(target, exist_ok=True)
-    _copy_folder(source, target, owners)
+    _copy_folder(source, target, owners, 0)
 
 
-def _copy_folder(source: str, target: str, owners: bool) -> None:
+def _copy_folder(source: str, target: str, owners: bool, depth: int) -> None:
+    if depth > _MOST_LEVELS:
+        raise OSError(
+            errno.ENAMETOOLONG, f"more than {_MOST_LEVELS} directories are nested", source[-80:]
+        )
     with os.scandir(source) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)
@@ -38,7 +46,7 @@ def _copy_folder(source: str, target: str, owners: bool) -> None:
                     os.unlink(place)  # it could lead anywhere
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(place, 0o700)
-                _copy_folder(entry.path, place, owners)
+                _copy_folder(entry.path, place, owners, depth + 1)
             elif kind == stat.S_IFLNK:
                 _make_way(place)
                 os.symlink(os.readlink(entry.path), place)
@@ -64,8 +72,11 @@ def _make_way(place: str) -> None:
 
 
 def _copy_file(source: str, target: str, status: os.stat_result) -> None:
-    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    # Whatever has the name by now: a link may lead out, and a pipe must not be waited for.
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(reader).st_mode):
+            raise OSError(errno.ESTALE, "it became something else while it was copied", source)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         mode = stat.S_IMODE(status.st_mode)
         try:
@@ -74,20 +85,27 @@ def _copy_file(source: str, target: str, status: os.stat_result) -> None:
             _make_way(target)
             writer = os.open(target, flags, mode)
         try:
-            left = status.st_size
-            while left > 0:
-                try:
-                    count = os.copy_file_range(reader, writer, left)
-                except OSError:  # not within one file system
-                    count = os.sendfile(writer, reader, None, left)
-                if count == 0:
-                    break
-                left -= count
+            for offset, length in data_parts(reader, status.st_size):
+                _copy_part(reader, writer, offset, length)
+            os.ftruncate(writer, status.st_size)
             os.fchmod(writer, mode)
         finally:
             os.close(writer)
     finally:
         os.close(reader)
+
+
+def _copy_part(reader: int, writer: int, offset: int, left: int) -> None:
+    os.lseek(reader, offset, os.SEEK_SET)
+    os.lseek(writer, offset, os.SEEK_SET)
+    while left > 0:
+        try:
+            count = os.copy_file_range(reader, writer, left)
+        except OSError:  # not within one file system
+            count = os.sendfile(writer, reader, None, left)
+        if count == 0:
+            break
+        left -= count
 
 
 def copy_beside(source: str, target: str, *, owners: bool) -> None:

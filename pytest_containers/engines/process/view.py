@@ -12,11 +12,14 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from pytest_containers.engines.process import opening
 from pytest_containers.linux.files import follow_links
 
 _RECORD = ".private-paths"
+_MOST_RECORD_BYTES = 1 << 18
 PRIVATE = (
     "/data", "/home", "/media", "/mnt", "/root", "/run", "/srv", "/tmp", "/var",
 )  # fmt: skip
@@ -60,12 +63,7 @@ class FileView:
         self.shown: tuple[str, ...] = tuple(shown)
         self.mapped: dict[str, str] = dict(mapped or {})
         self._run_folders = tuple(run_folders)
-        self._written: dict[str, None] = {}
-        try:
-            with open(f"{root}/{_RECORD}") as file:
-                self._written = dict.fromkeys(json.load(file))
-        except OSError:
-            pass
+        self._written: dict[str, None] = dict.fromkeys(_recorded(root))
         self._pattern: re.Pattern[str] | None = None
 
     # ------------------------------------------------------------------------- paths
@@ -96,8 +94,8 @@ class FileView:
                 raise PermissionError(13, "it is a file of the machine, which is read-only", path)
             self._written[normal] = None
             self._pattern = None
-            with open(f"{self.root}/{_RECORD}", "w") as file:
-                json.dump(list(self._written), file)
+            record = json.dumps(list(self._written)).encode()
+            opening.replace_file(self.root, f"{self.root}/{_RECORD}", record)
             return self.root + normal
         return normal if is_shown else self.root + normal
 
@@ -132,6 +130,27 @@ class FileView:
         if not any(_is_below(place, tree) for tree in (own if write else own + readable)):
             raise PermissionError(13, f"it leads to {place}, outside of the container", path)
         return place
+
+    @contextmanager
+    def folder_of(self, place: str) -> Iterator[tuple[int, str]]:
+        """Open the directory of a place behind all links; see `opening.folder_of`."""
+        bases = [self.root, os.path.realpath(self.root)]
+        bases += filter(os.path.isdir, map(os.path.realpath, self.mapped.values()))
+        base = max((base for base in bases if _is_below(place, base)), key=len, default="")
+        with opening.folder_of(base, place) as found:
+            yield found
+
+    def read(self, path: str, limit_bytes: int) -> bytes:
+        """Return the contents of a file that has no business to be large; none if there is none.
+
+        Raises:
+            OSError: It is no regular file, or larger.
+        """
+        try:
+            with self.folder_of(self.resolved(path)) as (folder, leaf):
+                return opening.read_all(opening.open_file(folder, leaf, os.O_RDONLY), limit_bytes)
+        except FileNotFoundError:
+            return b""
 
     def _is_private(self, normal: str) -> bool:
         if any(_is_below(normal, tree) for tree in self.shown):
@@ -168,6 +187,16 @@ class FileView:
             return match[0]
         end = path[len(path.rstrip("/.,")) :]  # the end of a sentence, or of a directory
         return self.place(path.rstrip("/.,") or path) + end
+
+
+def _recorded(root: str) -> list[str]:
+    """Return the paths that were made private before; programs may have written the record."""
+    try:
+        listed = json.loads(opening.read_file(root, f"{root}/{_RECORD}", _MOST_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return []
+    paths = listed if isinstance(listed, list) else []
+    return [path for path in paths if isinstance(path, str) and path.startswith("/")]
 
 
 def _is_below(path: str, tree: str) -> bool:

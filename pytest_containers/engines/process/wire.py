@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ def send(channel: socket.socket, fields: dict[str, Any], fds: Sequence[int] = ()
 
 
 def receive(channel: socket.socket) -> Packet | None:
-    """Return the next message; None if the other end is closed."""
+    """Return the next message; None if the other end is closed, or sends something else."""
     try:
         data, fds, _, _ = socket.recv_fds(
             channel, _MOST_BYTES, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
@@ -48,4 +49,12 @@ def receive(channel: socket.socket) -> Packet | None:
         return None
     if not data:
         return None
-    return Packet(json.loads(data), list(fds))
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        for fd in fds:
+            os.close(fd)
+        return None
+    return Packet(fields, list(fds))
