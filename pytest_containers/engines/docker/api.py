@@ -106,7 +106,7 @@ class DockerApi:
             raise DaemonRefusal(
                 f"{doing}: {words}", status=error.status_code or 0, explanation=words
             ) from None
-        except (docker.errors.DockerException, ValueError) as error:
+        except (docker.errors.DockerException, ValueError, RecursionError) as error:
             raise ContainersError(f"{doing}: {error}") from error
         except (requests.exceptions.RequestException, OSError) as error:
             if isinstance(error, ContainersError):
@@ -233,7 +233,7 @@ def _ssh_words(endpoint: DockerEndpoint) -> str:
 
 
 def _numbers(version: object) -> tuple[int, ...]:
-    return tuple(int(part) for part in str(version).split(".") if part.isdecimal())
+    return tuple(int(part) for part in str(version)[:20].split(".") if part.isdecimal())
 
 
 def _spoken(facts: Mapping[str, Any], endpoint: DockerEndpoint) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -17,11 +18,15 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pytest_containers.engines.docker.endpoint import DockerEndpoint
+from pytest_containers.linux.sockets import peer_credentials
 from pytest_containers.model.threads import starting_threads
 
 _CHUNK_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 16
+# What answers may be anything that listens there: nothing that it claims takes memory without end.
+_MAX_BODY_BYTES, _MAX_FRAME_BYTES = 256 << 20, 64 << 20
 _CONNECT_S = 10.0
+_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
 class DialError(OSError):
@@ -102,6 +107,9 @@ class LocalDoor:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if peer_credentials(client)[0] != os.getpid():  # its folder may be bound somewhere
+                    client.close()
+                    continue
                 _thread(lambda client=client: self._lead(client))  # type: ignore[misc]
 
     def _lead(self, client: socket.socket) -> None:
@@ -196,7 +204,7 @@ class Exchange:
         data = self.read()
         try:
             return str(json.loads(data)["message"])
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return data.decode(errors="replace").strip()
 
     def read(self) -> bytes:
@@ -205,17 +213,21 @@ class Exchange:
         if self.reply.status in (204, 304) or length == "0":
             return b""
         if length is None or self._chunked:
-            return b"".join(self.parts())
-        while len(self._buffer) < int(length):
-            data = self.sock.recv(_CHUNK_BYTES)
-            if not data:
-                raise DialError("the answer of the daemon broke off")
-            self._buffer += data
-        return self._buffer[: int(length)]
+            return _joined(self.parts(), _MAX_BODY_BYTES)
+        if not (length.isdecimal() and len(length) < 20):
+            raise DialError("the answer of the daemon has no length")
+        size = int(length)
+        body = _joined(_first(size, iter(self.receive, b"")), _MAX_BODY_BYTES)
+        if len(body) < size:
+            raise DialError("the answer of the daemon broke off")
+        return body
 
     def json(self) -> Any:
         """Read the whole answer as JSON."""
-        return json.loads(self.read() or b"null")
+        try:
+            return json.loads(self.read() or b"null")
+        except RecursionError:
+            raise ValueError("its JSON is nested too deep") from None
 
     def receive(self) -> bytes:
         """Return what comes next of a raw stream; empty at its end."""
@@ -230,7 +242,10 @@ class Exchange:
             yield from iter(self.receive, b"")
             return
         while True:
-            size = int(self._line().partition(b";")[0] or b"0", 16)
+            digits = self._line().partition(b";")[0].strip() or b"0"
+            if not _CHUNK_SIZE.fullmatch(digits):
+                raise DialError("a part of the answer of the daemon has no length")
+            size = int(digits, 16)
             if size == 0:
                 return
             left = size
@@ -249,6 +264,8 @@ class Exchange:
             if not data:
                 return b"0"
             self._buffer += data
+            if len(self._buffer) > _MAX_HEAD_BYTES + _CHUNK_BYTES:
+                raise DialError("a line in the answer of the daemon does not end")
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         return line
 
@@ -280,6 +297,27 @@ class Exchange:
         self.close()
 
 
+def _joined(parts: Iterator[bytes], limit: int) -> bytes:
+    """Put the parts of an answer together.
+
+    Raises:
+        DialError: They are more than `limit` bytes.
+    """
+    body = bytearray()
+    for part in parts:
+        body += part
+        if len(body) > limit:
+            raise DialError(f"the answer of the daemon has more than {limit} bytes")
+    return bytes(body)
+
+
+def _first(size: int, parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Iterate over the first bytes of parts, and read no further."""
+    while size > 0 and (part := next(parts, b"")):
+        yield part[:size]
+        size -= len(part)
+
+
 def _request(endpoint: DockerEndpoint, method: str, path: str, body: Any, upgrade: bool) -> bytes:
     data = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", f"Host: {endpoint.host or 'docker'}"]
@@ -302,6 +340,8 @@ class Demultiplexer:
         self._data += data
         while len(self._data) >= 8:
             size = int.from_bytes(self._data[4:8], "big")
+            if size > _MAX_FRAME_BYTES:
+                raise DialError(f"the daemon announces {size} bytes of output at once")
             if len(self._data) < 8 + size:
                 return
             stream, part = self._data[0], bytes(self._data[8 : 8 + size])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_containers.engines.docker.api import DockerApi
     from pytest_containers.engines.docker.connection import Exchange
 
+_MAX_EVENT_BYTES = 1 << 20
 _KINDS: Mapping[str, EventKind] = {
     "start": "start",
     "pause": "pause",
@@ -69,8 +70,12 @@ class DockerEvents:
         with suppress(OSError, ValueError):
             for part in exchange.parts():
                 *lines, text = (text + part).split(b"\n")
+                if len(text) > _MAX_EVENT_BYTES:
+                    break
                 for line in filter(None, lines):
-                    self._take(json.loads(line))
+                    # One that is none must not keep the ends of containers from those who wait.
+                    with suppress(ValueError, LookupError, TypeError, AttributeError):
+                        self._take(json.loads(line))
         if not self._closed:
             self._lost()
             self.close()

@@ -12,13 +12,16 @@ import posixpath
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pytest_containers.engines.copies import goal_of, host_writer
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.model.errors import ContainersError, NotRunningError, hide_frames
 from pytest_containers.model.spec import Tmpfs, normal_target
+from pytest_containers.runtime.copying.receive import sentence_of
+from pytest_containers.runtime.copying.tar import FILE, LINK, Member, Reader, TarError
 
 if TYPE_CHECKING:
     from pytest_containers.engines.docker.handle import DockerHandle
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 
 _KERNEL = ("/proc", "/sys", "/dev")
-_MAX_LINKS = 40
+_MAX_LINKS, _CHUNK_BYTES = 40, 1 << 17
 _LINK = 0o1 << 27  # of Go's file modes
 _FOLDER = 0o1 << 31
 
@@ -49,16 +52,17 @@ def _missing(container: DockerHandle, path: str) -> ContainersError:
 def stat(container: DockerHandle, path: str) -> dict[str, Any] | None:
     """Return what the daemon says of a file: name, mode, linkTarget; None if there is none."""
 
-    def head(client: Any) -> Any:
+    def head(client: Any) -> dict[str, Any]:
         url = client._url("/containers/{0}/archive", container.id)
         response = client.head(url, params={"path": path}, timeout=client.timeout)
         client._raise_for_status(response)
-        return json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
+        facts = json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
+        if not isinstance(facts, dict) or not isinstance(facts.get("mode"), int):
+            raise ValueError("the daemon does not tell what it is")
+        return facts
 
     try:
-        found: dict[str, Any] = container.core.api.call(
-            f"file {path} in container {container.name!r}", head
-        )
+        found = container.core.api.call(f"file {path} in container {container.name!r}", head)
     except DaemonRefusal as error:
         if error.status == 404:
             _raise_if_gone(container, error)
@@ -78,7 +82,7 @@ def resolved(container: DockerHandle, path: str) -> tuple[str, dict[str, Any] | 
         facts = stat(container, path)
         if facts is None or not facts["mode"] & _LINK:
             return path, facts
-        path = posixpath.join(posixpath.dirname(path), facts["linkTarget"])
+        path = posixpath.join(posixpath.dirname(path), str(facts.get("linkTarget") or ""))
     raise ContainersError(
         f"file {path} in container {container.name!r}: too many links", errno=errno.ELOOP
     )
@@ -97,17 +101,14 @@ def read_bytes(container: DockerHandle, path: str) -> bytes:
             errno=errno.EISDIR,
             path=path,
         )
-    with _fetched(container, path) as tar:
-        member = tar.next()
-        file = None if member is None else tar.extractfile(member)
-        if file is None:
+    doing = f"file {path} in container {container.name!r}"
+    with _fetched(container, path) as reader, _in_words(doing):
+        member = next(reader, None)
+        if member is None or member.kind != FILE:
             raise ContainersError(
-                f"file {path} in container {container.name!r}: it is not a regular file",
-                errno=errno.EINVAL,
-                path=path,
+                f"{doing}: it is not a regular file", errno=errno.EINVAL, path=path
             )
-        data: bytes = file.read()
-        return data
+        return b"".join(reader.data())
 
 
 def _read_by_program(container: DockerHandle, path: str) -> bytes:
@@ -122,7 +123,7 @@ def _read_by_program(container: DockerHandle, path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _fetched(container: DockerHandle, path: str) -> Any:
+def _fetched(container: DockerHandle, path: str) -> Iterator[Reader]:
     """Yield an archive of a file or directory."""
     with tempfile.SpooledTemporaryFile(8 << 20) as file:
 
@@ -139,8 +140,18 @@ def _fetched(container: DockerHandle, path: str) -> Any:
             _raise_if_gone(container, error)
             raise _missing(container, path) from None
         file.seek(0)
-        with tarfile.open(fileobj=file) as tar:
-            yield tar
+        yield Reader(iter(lambda: file.read(_CHUNK_BYTES), b""))
+
+
+@contextlib.contextmanager
+def _in_words(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, TarError, ContainersError) as error:
+        if isinstance(error, ContainersError) and error.message.startswith(doing):
+            raise
+        words = sentence_of(error) if isinstance(error, OSError) else str(error)
+        raise ContainersError(f"{doing}: {words}") from error
 
 
 def _put(container: DockerHandle, folder: str, archive: IO[bytes], doing: str) -> None:
@@ -220,41 +231,20 @@ def _of_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def copy_out(container: DockerHandle, source: str, target: Path) -> None:
     """Copy from a container to the host; see `Container.copy_out`."""
     doing = f"copy of {source} in container {container.name!r} to {target}"
-    goal = target / Path(source).name if target.is_dir() else target
-    if not goal.parent.is_dir():
-        raise ContainersError(f"{doing}: {goal.parent} is not a directory", path=str(goal.parent))
-    with _fetched(container, source) as tar:
-        # The caller is the owner; links are kept as they are, and nothing is written through them.
-        keep = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+    goal = goal_of(source, target, doing)
+    with _fetched(container, source) as reader, _in_words(doing), host_writer(goal) as writer:
         try:
-            for member in _below(tar.getmembers(), goal.name):
-                if _is_safe(member, goal.parent):
-                    tar.extract(member, goal.parent, **keep)
-        except (OSError, tarfile.TarError) as error:
-            raise ContainersError(f"{doing}: {error}") from error
+            for member in reader:
+                writer.write(_below_top(member), reader.data())
+            writer.finish()
+        finally:
+            writer.close()
 
 
-def _below(members: Sequence[tarfile.TarInfo], name: str) -> list[tarfile.TarInfo]:
-    """Give the top of an archive another name."""
-    for member in members:
-        _, slash, rest = member.name.partition("/")
-        member.name = f"{name}{slash}{rest}"
-        if member.islnk():
-            _, slash, rest = member.linkname.partition("/")
-            member.linkname = f"{name}{slash}{rest}"
-    return list(members)
-
-
-def _is_safe(member: tarfile.TarInfo, folder: Path) -> bool:
-    """Make a member the caller's, without set-id bits; return False for what is left out."""
-    parts = member.name.split("/")
-    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-        return False
-    if ".." in parts or member.name.startswith("/"):
-        return False
-    parent = os.path.join(folder, *parts[:-1])
-    if os.path.realpath(parent) != os.path.join(os.path.realpath(folder), *parts[:-1]):
-        return False  # through a link of the archive
-    member.mode = member.mode & 0o777 | (0o700 if member.isdir() else 0)
-    member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
-    return True
+def _below_top(member: Member) -> Member:
+    """Take the name of the top of an archive off a member and off what it is a hard link to."""
+    name = f"./{member.name.partition('/')[2]}"
+    link = member.linkname
+    return member._replace(
+        name=name, linkname=f"./{link.partition('/')[2]}" if member.kind == LINK else link
+    )

@@ -32,6 +32,7 @@ _TABLES = ("tcp", "tcp6", "udp", "udp6")
 _LISTEN, _UNCONNECTED = "0A", "07"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 _SETTLE_S = 0.1
+_ANSWER_S, _MAX_TABLE_BYTES = 10.0, 64 << 20
 _SCRIPT = (
     'while read -r line; do for t in tcp tcp6 udp udp6; do echo "= $t"; '
     "cat /proc/net/$t 2>/dev/null; done; echo .; done"
@@ -42,21 +43,24 @@ def open_ports(tables: str) -> dict[PortKey, set[str]]:
     """Return the addresses that sockets listen on, by port.
 
     Args:
-        tables: The tables of ``/proc/net``, each after a line ``= NAME``.
+        tables: The tables of ``/proc/net``, each after a line ``= NAME``. They may come from a
+            program of the container, which may write anything.
     """
     found: dict[PortKey, set[str]] = {}
     protocol = ""
     for line in tables.splitlines():
         fields = line.split()
         if fields[:1] == ["="]:
-            protocol = fields[1].removesuffix("6")
+            protocol = "".join(fields[1:2]).removesuffix("6")
             continue
         if len(fields) < 4 or ":" not in fields[1]:
             continue
         if fields[3] != (_LISTEN if protocol == "tcp" else _UNCONNECTED):
             continue
         address, _, port = fields[1].rpartition(":")
-        found.setdefault((int(port, 16), protocol), set()).add(_address(address))
+        with contextlib.suppress(ValueError):  # of what is no table of the kernel
+            key, at = (int(port, 16), protocol), _address(address)
+            found.setdefault(key, set()).add(at)
     return found
 
 
@@ -110,13 +114,15 @@ class PortTable:
         """Have the shell in the container show the tables."""
         if self._shell is None:
             self._shell = self._open()
-        self._shell.sock.settimeout(10.0)
+        deadline = time.monotonic() + _ANSWER_S
+        self._shell.sock.settimeout(_ANSWER_S)
         self._shell.sock.sendall(b"\n")
-        frames, text = Demultiplexer(), b""
+        frames, text = Demultiplexer(), bytearray()
         while not text.endswith(b"\n.\n"):
+            self._shell.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             part = self._shell.receive()
-            if not part:
-                raise OSError("the shell has ended")
+            if not part or len(text) > _MAX_TABLE_BYTES:
+                raise OSError("the shell has ended, or writes without end")
             text += b"".join(data for stream, data in frames.feed(part) if stream == 1)
         return text.decode(errors="replace")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 
+_MAX_LINE_BYTES = 1 << 20
 Record = tuple[float, int, bytes]
 
 
@@ -39,7 +40,7 @@ def records(
     )
     raw = tty and "multiplexed" not in exchange.reply.headers.get("content-type", "")
     with exchange:
-        frames, parts, text = Demultiplexer(), exchange.parts(), b""
+        frames, parts, text, is_cut = Demultiplexer(), exchange.parts(), b"", False
         while True:
             if deadline is not None:
                 exchange.sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -51,7 +52,7 @@ def records(
                 raise api.gone(error) from error
             if not part:
                 if text:
-                    yield _stamped(1, text)
+                    yield (time.time(), 1, text) if is_cut else _stamped(1, text)
                 return
             if not raw:
                 for stream, data in frames.feed(part):
@@ -59,7 +60,11 @@ def records(
                 continue
             *lines, text = (text + part).split(b"\n")
             for line in lines:
-                yield _stamped(1, line + b"\n")
+                yield (time.time(), 1, line + b"\n") if is_cut else _stamped(1, line + b"\n")
+                is_cut = False
+            if len(text) > _MAX_LINE_BYTES:  # a terminal may get a line without end
+                yield (time.time(), 1, text) if is_cut else _stamped(1, text)
+                is_cut, text = True, b""
 
 
 def _stamped(stream: int, data: bytes) -> Record:
