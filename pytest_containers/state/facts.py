@@ -14,8 +14,10 @@ Paths below the project are relative, so that another checkout can use the state
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from glob import glob
@@ -145,16 +147,21 @@ def change(facts: Mapping[str, Any], root: Path) -> str | None:
     return None
 
 
-def adopt(facts: Mapping[str, Any], root: Path) -> dict[str, Any] | None:
+def adopt(facts: Mapping[str, Any], root: Path, inputs: Inputs) -> dict[str, Any] | None:
     """Return the facts of another machine as facts of this one; None if some do not hold here.
 
     Contents are compared, and never times: files of equal images may have equal times there.
+
+    Args:
+        inputs: What is declared here; others' patterns are not looked for.
 
     Raises:
         ValueError: They are no facts.
     """
     if not _is_whole(facts):
         raise ValueError("its facts are malformed")
+    if set(facts["inputs"]) != {_short(pattern, root) for pattern in inputs.patterns}:
+        return None
     trees = {name: _tree(_long(name, root)) for name in facts["inputs"]}
     if any(trees[name]["sha256"] != facts["inputs"][name]["sha256"] for name in trees):
         return None
@@ -180,12 +187,23 @@ def _is_whole(facts: Any) -> bool:
     words = [facts[name] for name in ("folders", "variables", "packages")]
     return (
         all(isinstance(path, str) and "\0" not in path for path in paths)
+        and not any(_is_of_kernel(path) for path in (*facts["files"], *facts["folders"]))
         and all(
             value is None or isinstance(value, str) for table in words for value in table.values()
         )
         and all(_is_record(record) for record in facts["inputs"].values())
         and all(_is_record(record) for record in facts["files"].values())
     )
+
+
+def _is_of_kernel(path: str) -> bool:
+    """Return True for a path that may lead to what has no end, such as ``/dev/zero``."""
+    parts = path.split("/")
+    if ".." in parts:
+        return True
+    named = [part for part in parts if part not in ("", ".")]
+    of_kernel = named[:1] in (["dev"], ["proc"], ["sys"]) and named[:2] != ["dev", "shm"]
+    return path.startswith("/") and of_kernel
 
 
 def _is_record(record: Any) -> bool:
@@ -242,7 +260,11 @@ def _file(path: str, kept: Sequence[str] | None, without_tests: bool) -> dict[st
 
 
 def _content(path: str) -> str:
-    with open(path, "rb") as file:
+    # Not what could be waited for, or has no end: records may come from others.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

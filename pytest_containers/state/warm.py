@@ -204,7 +204,11 @@ class WarmStates:
             if self._fresh_since is not None and state.made_at < self._fresh_since:
                 reason = reason or "--containers-fresh"
                 continue
-            change = facts.change(state.facts["uses"], self._root)
+            try:
+                change = facts.change(state.facts["uses"], self._root)
+                float(state.facts["seconds"])
+            except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+                change = "its record is malformed"  # of a file of states, from anywhere
             if change is None and state.base == base.id:
                 self._states.used(state)
                 self._say(label, stage, state, reused=True)
@@ -229,7 +233,7 @@ class WarmStates:
         def accept(record: Mapping[str, Any], made_at: float) -> dict[str, Any] | None:
             if self._fresh_since is not None and made_at < self._fresh_since:
                 return None
-            uses = facts.adopt(record["uses"], self._root)
+            uses = facts.adopt(record["uses"], self._root, stage.inputs)
             own = self._record(label, stage, parts)
             seconds = float(record["seconds"])
             return None if uses is None else {**own, "uses": uses, "seconds": seconds}
@@ -268,10 +272,11 @@ class WarmStates:
         now = _digests(parts)
         for state in self._states.all():
             earlier = state.facts
-            if earlier.get("label") != self._labelled(label) or earlier["title"] != stage.title:
+            if (earlier.get("label"), earlier.get("title")) != (self._labelled(label), stage.title):
                 continue
-            if earlier.get("place") == self._place(stage):
-                differing = [name for name in now if now[name] != earlier["parts"].get(name)]
+            before = earlier.get("parts")
+            if earlier.get("place") == self._place(stage) and isinstance(before, dict):
+                differing = [name for name in now if now[name] != before.get(name)]
                 if differing:
                     verb = "have" if len(differing) > 1 else "has"
                     return f"{' and '.join(differing)} {verb} changed"

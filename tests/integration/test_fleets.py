@@ -338,6 +338,23 @@ def test_a_damaged_state_costs_a_warning(
     assert "is damaged and not used" in second.warnings[0]
 
 
+def test_a_time_of_hundreds_of_digits_costs_a_warning(
+    fleet: Fleet, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = fleet(place), fleet(place)
+    first.image()
+    repository = repository_of(second)
+    artifact = repository.artifact
+
+    def changed(entry: Any) -> Any:
+        found = artifact(entry)
+        return found._replace(config={**found.config, "made_at": 10**400})
+
+    monkeypatch.setattr(repository, "artifact", changed)
+    assert (second.text(), second.calls) == ("one\n", 1)
+    assert "is damaged and not used" in second.warnings[0]
+
+
 def test_a_damaged_layer_costs_a_warning(fleet: Fleet, place: str, proxy: Proxy) -> None:
     first, second = fleet(place), fleet(place)
     first.image()

@@ -122,3 +122,12 @@ def test_any_document_is_parsed_or_refused(body: object) -> None:
     ):
         with contextlib.suppress(ImageError):
             parse()
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+def test_a_time_that_the_calendar_has_in_no_other_zone(time: str) -> None:
+    # It was listed, and whoever wrote the index anew ended in an error of Python.
+    body = json.loads(documents.index_of([ListedResult(DIGEST, 10, 5.5, "")], "state"))
+    body["manifests"][0]["annotations"][documents.CREATED] = time
+    with pytest.raises(ImageError, match="no time of its making"):
+        documents.parse_index(json.dumps(body).encode(), "test")

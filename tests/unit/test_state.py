@@ -760,13 +760,16 @@ def test_facts_of_another_machine_are_compared_by_content(tmp_path: Path) -> Non
     (tmp_path / "schema").write_text("one")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rows").write_text("1")
-    inputs = facts.declared(facts.Inputs(["schema", "data"], tmp_path), tmp_path)
+    declared = facts.Inputs(["schema", "data"], tmp_path)
+    inputs = facts.declared(declared, tmp_path)
     there = json.loads(json.dumps(inputs))
-    assert facts.adopt(there, tmp_path) == inputs
+    assert facts.adopt(there, tmp_path, declared) == inputs
     status = (tmp_path / "schema").stat()
     (tmp_path / "schema").write_text("two")  # of equal size, at an equal time
     os.utime(tmp_path / "schema", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert facts.adopt(there, tmp_path) is None
+    assert facts.adopt(there, tmp_path, declared) is None
+    # The patterns of others are not looked for: "/**" takes all files of the machine.
+    assert facts.adopt(inputs, tmp_path, facts.Inputs(["schema"], tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -775,10 +778,13 @@ def test_facts_of_another_machine_are_compared_by_content(tmp_path: Path) -> Non
         {"files": []}, {"files": {"a": {}}}, {"files": {"a\0": {"sha256": ""}}}, {"absent": [1]},
         {"inputs": {"a": {"sha256": 1}}}, {"variables": {"A": 1}}, {"more": {}},
         {"files": {"a": {"sha256": "", "tree": "", "kept": 1, "without_tests": True}}},
+        {"files": {"/dev/zero": {"sha256": ""}}}, {"files": {"../dev/zero": {"sha256": ""}}},
+        {"files": {"//./proc/kcore": {"sha256": ""}}}, {"folders": {"/proc/self/fd": ""}},
     ],
 )  # fmt: skip
 def test_what_is_no_fact_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    whole = facts.declared(facts.Inputs([], tmp_path), tmp_path)
-    assert facts.adopt(whole, tmp_path) == whole
+    declared = facts.Inputs([], tmp_path)
+    whole = facts.declared(declared, tmp_path)
+    assert facts.adopt(whole, tmp_path, declared) == whole
     with pytest.raises(ValueError, match="malformed"):
-        facts.adopt({**whole, **change}, tmp_path)
+        facts.adopt({**whole, **change}, tmp_path, declared)

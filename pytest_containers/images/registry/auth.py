@@ -22,6 +22,7 @@ __tracebackhide__ = hide_frames
 _CLIENT_ID = "pytest-containers"
 _LEAST_LIFETIME_S = 60.0
 """A token that names no lifetime, or a shorter one, is good for this long (the specification)."""
+_LONGEST_LIFETIME_S = 86400.0
 _MARGIN_S = 5.0
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _parameter = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(?:,|\Z)')
@@ -130,7 +131,11 @@ class Authenticator:
     ) -> str:
         requested_scopes = list(dict.fromkeys([*scopes, *asked.get("scope", "").split()]))
         realm = asked["realm"]
-        if urlsplit(realm).scheme not in ("http", "https"):
+        try:
+            scheme = urlsplit(realm).scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in ("http", "https"):
             raise self._error(f"its token realm {realm!r} is not an address")
         secret = credential is not None and (credential.username or credential.identity_token)
         if secret and not self._may_send(realm):
@@ -193,11 +198,11 @@ def _parse_token(body: bytes) -> tuple[str, float]:
     """Return a token and the seconds for which it is good."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", 0.0
     if not isinstance(answer, dict):
         return "", 0.0
     token = answer.get("token") or answer.get("access_token") or ""
     lifetime = answer.get("expires_in")
-    seconds = float(lifetime) if isinstance(lifetime, (int, float)) else 0.0
-    return str(token), max(seconds, _LEAST_LIFETIME_S)
+    seconds = lifetime if isinstance(lifetime, (int, float)) else 0.0
+    return str(token), float(min(max(seconds, _LEAST_LIFETIME_S), _LONGEST_LIFETIME_S))

@@ -33,6 +33,7 @@ from pytest_containers.model.errors import (
     RegistryError,
     hide_frames,
 )
+from pytest_containers.model.harmless import quoted
 
 __tracebackhide__ = hide_frames
 
@@ -162,7 +163,10 @@ class Registry:
                 data = self._body(response, manifests.MAX_DOCUMENT_BYTES, shown)
             if response.status == 404:
                 break
-            found += [str(tag) for tag in manifests.document(data, shown).get("tags") or ()]
+            tags = manifests.document(data, shown).get("tags") or []
+            if not isinstance(tags, list):
+                raise ImageError(f"{shown}: registry {self.name} gives no list of tags")
+            found += [str(tag) for tag in tags]
             following = _next_page.search(response.headers.get("Link", ""))
             if following is None:
                 break
@@ -317,8 +321,12 @@ class Registry:
             if response.status not in _REDIRECTS or target is None:
                 return response
             _text(response)
-            goal = urljoin(url, target)
-            parts = urlsplit(goal)
+            try:
+                goal = urljoin(url, target)
+                parts = urlsplit(goal)
+            except ValueError:
+                words = f"{self.name} redirects to {quoted(target)}, which is no address"
+                raise RegistryError(f"{shown}: registry {words}", registry=self.name) from None
             plain = parts.scheme == "http" and not is_loopback(parts.netloc)
             if parts.scheme not in ("http", "https") or (plain and url.startswith("https:")):
                 raise RegistryError(
@@ -448,9 +456,9 @@ def _pause_of(response: Response, attempt: int) -> float:
     """Return seconds to wait: as the registry asks for, else 2 doubling to 60."""
     asked = response.headers.get("Retry-After", "").strip()
     if asked.isdecimal():
-        return float(asked)
+        return float(asked[:20])
     if asked:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
             when = email.utils.parsedate_to_datetime(asked)
             left_s: float = when.timestamp() - time.time()
             return left_s if left_s > 0 else 0.0
@@ -469,7 +477,7 @@ def _messages(body: str) -> str:
     try:
         listed = json.loads(body)["errors"]
         messages = "; ".join(str(error.get("message") or error.get("code")) for error in listed)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         messages = "" if "<" in body else body
     return "".join(letter for letter in " ".join(messages.split()) if letter.isprintable())[:300]
 

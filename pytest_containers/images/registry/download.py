@@ -14,8 +14,8 @@ from pytest_containers.model.errors import ImageNotFoundError, RegistryError, hi
 __tracebackhide__ = hide_frames
 
 CHUNK_BYTES = 1 << 17
-_FRUITLESS = 2
-_content_range = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+_FRUITLESS, _DIGITS = 2, 19
+_content_range = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d+|\*)\Z")
 
 Sink = Callable[[bytes], None]
 
@@ -124,7 +124,7 @@ class _Download:
             raise self._lie(f"answers {response.status}")
         else:
             length = response.headers.get("Content-Length", "")
-            if length.isdecimal() and int(length) > size:
+            if length.isdecimal() and (len(length) > _DIGITS or int(length) > size):
                 raise self._lie(f"announces {length} bytes instead of {size}")
 
     def _lie(self, problem: str) -> RegistryError:

@@ -199,8 +199,10 @@ def _time_text(seconds: float) -> str:
 
 def _time_of(value: str, subject: str) -> float:
     try:
-        return datetime.fromisoformat(value).timestamp()
-    except (ValueError, OverflowError):
+        seconds = datetime.fromisoformat(value).timestamp()
+        _time_text(seconds)  # zones lead out of what the calendar of Python has
+        return seconds
+    except (ValueError, OverflowError, OSError):
         raise ImageError(f"{subject} has no time of its making") from None
 
 

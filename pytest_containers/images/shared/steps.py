@@ -81,7 +81,9 @@ class SharedSteps:
                 continue
             try:
                 return self._bring_in(key, self._repository.artifact(entry))
-            except (ImageError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except (
+                ImageError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+            ) as error:  # fmt: skip
                 if isinstance(error, RegistryError) and error.status is not None:
                     self._repository.give_up(error)
                     return None
