@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pytest_containers.model.build import BuildDisplay
+from pytest_containers.model.harmless import MOST_LINE_CHARACTERS, harmless
 
 _KEPT_LINES = 30
 _LEAST_SECRET_BYTES = 4  # shorter ones are parts of other words
@@ -34,12 +35,12 @@ class Progress:
     def warn(self, sentence: str) -> None:
         """Show a warning about the Dockerfile or its build arguments."""
         with self._lock:
-            self._display.write(f"warning: {sentence}\n")
+            self._display.write(f"warning: {harmless(sentence)}\n")
 
     def line(self, number: int, content: str) -> None:
         """Show a line of a step."""
         with self._lock:
-            self._display.write(f"#{number} {content}\n")
+            self._display.write(f"#{number} {harmless(content)}\n")
 
 
 class Shown:
@@ -83,10 +84,21 @@ class Shown:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._show(line)
+        if len(self._rest) > MOST_LINE_CHARACTERS:
+            # It may never end. What may be the beginning of a secret waits for more.
+            self._rest = self._without_secrets(self._rest)
+            kept = max((len(secret) for secret in self._hidden), default=1) - 1
+            end = len(self._rest) - kept
+            line, self._rest = self._rest[:end], self._rest[end:]
+            self._show(line)
+
+    def _without_secrets(self, data: bytes) -> bytes:
+        for secret in self._hidden:
+            data = data.replace(secret, b"***")
+        return data
 
     def _show(self, line: bytes) -> None:
-        for secret in self._hidden:
-            line = line.replace(secret, b"***")
+        line = self._without_secrets(line)
         # What a progress bar has overwritten is not shown.
         visible = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
         self._tail.append(visible)

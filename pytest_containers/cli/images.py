@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_containers.cli.options import REGISTRIES, add_settings, engine_options
 from pytest_containers.model.errors import SettingsError
+from pytest_containers.model.harmless import harmless
 from pytest_containers.model.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -226,9 +227,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2))
     else:
         for finding in findings:
-            print(
-                f"{finding.subject}: {finding.problem}{' (repaired)' if finding.repaired else ''}"
-            )
+            repaired = " (repaired)" if finding.repaired else ""
+            print(harmless(f"{finding.subject}: {finding.problem}{repaired}"))
         print(f"{len(findings)} findings" if findings else "All images are intact.")
     return 0 if all(finding.repaired for finding in findings) else 1
 
@@ -376,13 +376,13 @@ def _bytes(value: str) -> int:
 
 def _cache_export(arguments: argparse.Namespace) -> int:
     with _store() as images:
-        print(*images.cache_export(arguments.path), sep="\n")
+        print(*map(harmless, images.cache_export(arguments.path)), sep="\n")
     return 0
 
 
 def _cache_import(arguments: argparse.Namespace) -> int:
     with _store() as images:
-        print(*images.cache_import(arguments.path), sep="\n")
+        print(*map(harmless, images.cache_import(arguments.path)), sep="\n")
     return 0
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 
 # Control characters move the cursor or rewrite lines; those for writing directions reorder them.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Halves of characters, as of names that are not UTF-8, cannot be written to most streams.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _COMMANDS = (
     (re.compile(r"^(\s*):(?=:)", re.MULTILINE), r"\1: "),  # GitHub: ::error …::
     (re.compile(r"#(?=#(?:vso|teamcity)?\[)"), "# "),  # Azure, GitHub, TeamCity: ##vso[…]
     (re.compile(r"section_(?=(?:start|end):)"), "section_ "),  # GitLab: section_start:…
 )
+
+
+MOST_LINE_CHARACTERS = 1 << 16
+"""The length at which a line of output is shown in parts."""
 
 
 def quoted(value: object, most: int = 200) -> str:
@@ -34,6 +41,18 @@ def harmless(output: str) -> str:
     for command, replacement in _COMMANDS:
         output = command.sub(replacement, output)
     return output
+
+
+def whole_lines(text: str, most: int = MOST_LINE_CHARACTERS) -> tuple[list[str], str]:
+    """Take the whole lines off a text; return them without line ends, and the rest.
+
+    A line without an end is cut, so that whoever waits for its end has a bound.
+    """
+    *lines, rest = text.split("\n")
+    while len(rest) > most:
+        lines.append(rest[:most])
+        rest = rest[most:]
+    return lines, rest
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from pytest_containers.model.engine import Container, Engine
 from pytest_containers.model.errors import ContainersError
-from pytest_containers.model.harmless import harmless
+from pytest_containers.model.harmless import harmless, whole_lines
 
 
 def show_logs(engine: Engine, write: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ def _follow(container: Container, write: Callable[[str], None]) -> None:
     partial = {1: "", 2: ""}
     with suppress(ContainersError):  # it was removed
         for _, stream, data in container.follow():
-            *lines, partial[stream] = (partial[stream] + data.decode(errors="replace")).split("\n")
+            lines, partial[stream] = whole_lines(partial[stream] + data.decode(errors="replace"))
             write("".join(_line(container, line) for line in lines))
     write("".join(_line(container, rest) for rest in partial.values() if rest))
 

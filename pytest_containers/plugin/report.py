@@ -116,7 +116,7 @@ def write_warnings(reporter: pytest.TerminalReporter, messages: Sequence[str]) -
     if messages:
         reporter.section("warnings of containers", yellow=True, bold=True)
     for message in dict.fromkeys(messages):
-        reporter.write_line(f"WARNING: {message}")
+        reporter.write_line(f"WARNING: {harmless(message)}")
 
 
 def kept_lines(lives: Sequence[ContainerLife], limit: int, keep_time: str) -> list[str]:
@@ -171,7 +171,7 @@ def state_lines(own: Sequence[Outcome], reported: Sequence[Sequence[Any]]) -> li
         # The outcome of the process that made the state has the reason.
         if earlier is None or (earlier.reused and not outcome.reused):
             outcomes[outcome.label, outcome.title] = outcome
-    return [_state_line(outcome) for outcome in outcomes.values()]
+    return [harmless(_state_line(outcome)) for outcome in outcomes.values()]
 
 
 def _state_line(outcome: Outcome) -> str:
