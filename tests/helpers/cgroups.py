@@ -47,9 +47,24 @@ def limit_of_runs(*names: str) -> str:
 
 def files_of_runs(*names: str) -> list[str]:
     """Read files of the cgroups of containers of this process's runs, in all hierarchies."""
-    inside = [leaf for run in of_runs_below(os.getpid()) for leaf in run.glob("*/inside")]
-    used = [leaf.parent for leaf in inside if cgroups.read(str(leaf), "cgroup.procs")]
-    return [path.read_text() for leaf in used for name in names if (path := leaf / name).exists()]
+    files = [leaf / name for leaf in used_by_runs() for name in names]
+    return [path.read_text() for path in files if path.exists()]
+
+
+def used_by_runs() -> list[Path]:
+    """Return the cgroups with processes of the containers of this process's runs."""
+    runs = of_runs_below(os.getpid())
+    return [leaf for run in runs for leaf in of_containers(run) if processes_of(leaf)]
+
+
+def of_containers(run: Path) -> list[Path]:
+    """Return the cgroups of containers below that of a run, those that wait for one included."""
+    return [path for path in run.glob("*/") if path.name != "supervisor"]
+
+
+def processes_of(leaf: Path) -> str:
+    """Return the processes in a container's cgroup."""
+    return cgroups.read(str(leaf), "cgroup.procs") + cgroups.read(f"{leaf}/inside", "cgroup.procs")
 
 
 def disk() -> str:

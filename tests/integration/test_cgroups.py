@@ -18,6 +18,7 @@ import pytest_containers as pc
 
 pytestmark = pytest.mark.needs("cgroups")
 
+_MOST_READY = 16
 _HOG = "held = bytearray(300 << 20)"
 
 
@@ -30,13 +31,13 @@ def each_engine(request: pytest.FixtureRequest, store_home: Path) -> Iterator[pc
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """When containers are removed, a run has those cgroups only that it has made ahead."""
+    """When containers are removed, a run has those cgroups only that it keeps for the next ones."""
     yield
     runs = cgroups.of_runs_below(os.getpid())
-    _until(lambda: all(len(list(run.glob("*/inside"))) <= 4 for run in runs))
-    for leaf in [leaf for run in runs for leaf in run.glob("*/inside")]:
-        with contextlib.suppress(OSError):  # ENODEV: gone since it was opened
-            assert not (leaf / "cgroup.procs").read_text()
+    _until(lambda: all(len(cgroups.of_containers(run)) <= _MOST_READY for run in runs))
+    for run in runs:
+        for leaf in cgroups.of_containers(run):
+            assert not cgroups.processes_of(leaf)
 
 
 def _until(condition: Callable[[], object], within_s: float = 20) -> None:
@@ -165,6 +166,50 @@ def test_a_container_from_before_the_run_moved(store_home: Path) -> None:
     ):
         for container in (earlier, limited, later):
             assert container.exec(["true"]).returncode == 0
+
+
+class TestTheNextContainer:
+    """The cgroups of a dead container are those of the next one with the same limits."""
+
+    def _used(self, container: pc.Container) -> frozenset[Path]:
+        assert container.status == "running"
+        return frozenset(cgroups.used_by_runs())
+
+    def test_they_are_used_again(self, engine: pc.Engine) -> None:
+        seen = set()
+        for _ in range(6):
+            with _shell(engine, "sleep 100", pids_limit=7) as container:
+                seen.add(self._used(container))
+        assert len(seen) < 6
+
+    def test_not_where_the_container_could_change_them(self, store_home: Path) -> None:
+        seen = set()
+        with pc.Engine(home=store_home, identity="single") as engine:
+            for _ in range(3):
+                with _shell(engine, "sleep 100", pids_limit=7) as container:
+                    seen.add(self._used(container))
+        assert len(seen) == 3
+
+    def test_it_has_nothing_of_the_one_before(self, engine: pc.Engine) -> None:
+        """Neither what it used nor that a process of it was killed; and it has all its time."""
+        limits = {"mem_limit": "64m", "pids_limit": 9, "cpus": 1.5}
+        script = f"python3 -c 'held = bytearray(40 << 20)'; python3 -c '{_HOG}'"
+        seen: set[Path] = set()
+        again: set[Path] = set()
+        for _ in range(5):
+            with _shell(engine, f"{script}; echo done; sleep 100", **limits) as first:
+                pc.wait.log("done").until(first, pc.wait.Deadline(20))
+                assert "killed: over" in first.logs().stderr
+                seen |= self._used(first)
+            # Those made ahead come first.
+            with _shell(engine, "sleep 100", **limits), _shell(engine, "sleep 100", **limits) as c:
+                again |= self._used(c) & seen
+                stats = c.stats()
+                assert stats.memory_peak_bytes is None or stats.memory_peak_bytes < 30 << 20
+                assert stats.cpu_s < 0.2
+                assert not c.inspect().oom_killed
+                assert not c.logs().stderr
+        assert again
 
 
 class TestStats:

@@ -5,11 +5,14 @@ In each hierarchy that is needed::
     PARENT/pytest-containers-RUN        of the run, locked for as long as it lives
         supervisor                      version 2: processes may be in leaves only
         CONTAINER                       the limits
-            inside                      the processes, and the root of their cgroup namespace
+            inside                      where its root is the caller: the processes
 
 A container with CAP_SYS_ADMIN, or with a user namespace of its own, may mount the hierarchy and
-write to whatever belongs to its user. It sees ``inside`` and what is below: it can kill or freeze
-itself, but no other process, and it cannot reach its limits.
+write to whatever belongs to its user there. It sees the cgroup of its processes, where its cgroup
+namespace begins, and what is below. Where the caller has an id in containers, that is ``inside``,
+and such a container can kill or freeze itself, but no other process, and it cannot reach its
+limits. Elsewhere the files belong to nobody that it could become: it can change nothing, so one
+cgroup is enough, and another container with the same limits can have it afterwards.
 
 What joins: of version 1, the child itself, by a "0" to ``tasks``, whose descriptor carries our
 right to do so. That moves a single thread, which needs no lock; to move a whole process, the kernel
@@ -31,8 +34,10 @@ from pytest_containers.runtime.identity import Identity
 from pytest_containers.runtime.launcher import janitor, scope
 from pytest_containers.runtime.launcher.limits import (
     NAMED,
+    Reset,
     controllers_of,
     names_of_version_2,
+    open_resets,
     write_limits,
     write_memory_limit,
 )
@@ -51,11 +56,13 @@ class Run(NamedTuple):
         tree: The hierarchy.
         path: Its directory.
         entered: True if the supervisor is in it (version 2).
+        enabled: The controllers that its children have (version 2).
     """
 
     tree: Hierarchy
     path: str
     entered: bool = False
+    enabled: frozenset[str] = frozenset()
 
 
 class Cgroups:
@@ -88,6 +95,7 @@ class Cgroups:
         self._runs: dict[str, Run] = {}
         self._made: dict[str, list[str]] = {}
         self._exposed = exposed(identity, trees)
+        self._writable_inside = identity.has_user(os.geteuid())
 
     async def make(
         self, key: str, resources: Mapping[str, Any], renew_namespace: Callable[[], Any]
@@ -107,21 +115,28 @@ class Cgroups:
             needed.add("memory")
         names: list[str] = []
         files: list[int] = []
+        resets: dict[str, Reset] = {}
         paths = self._made.setdefault(key, [])
         try:
             for tree, controllers in self._choose(needed):
                 run = await self._run_of(tree, controllers, renew_namespace)
-                if "memory" in controllers and self._max_memory_bytes is not None:
-                    write_memory_limit(run.path, tree, self._max_memory_bytes)
                 leaf = os.path.join(run.path, key)
                 os.mkdir(leaf)
                 paths.append(leaf)
                 write_limits(leaf, tree, controllers, resources)
-                self._make_inside(tree, leaf, files)
+                self._add_files(tree, leaf, files)
                 names.append(",".join(sorted(tree.controllers)) if tree.version == 1 else "")
-            return CgroupFiles(hierarchies=names, files=files)
+                if not self._writable_inside:
+                    resets |= open_resets(leaf, tree, controllers, resources)
+            return CgroupFiles(
+                hierarchies=names,
+                files=[*files, *(reset.fd for reset in resets.values())],
+                resets={name: reset.value for name, reset in resets.items()},
+                reusable=not self._writable_inside and "io" not in needed,
+            )
         except BaseException as error:
             close_all(files)
+            close_all([reset.fd for reset in resets.values()])
             self.remove(key)
             if isinstance(error, OSError):
                 place = f"{error.filename}: " if error.filename else ""
@@ -130,10 +145,12 @@ class Cgroups:
                 ) from None
             raise
 
-    def _make_inside(self, tree: Hierarchy, leaf: str, files: list[int]) -> None:
-        """Make the cgroup of the processes, and open the two files of `CgroupFiles`."""
-        inside = os.path.join(leaf, "inside")
-        os.mkdir(inside)
+    def _add_files(self, tree: Hierarchy, leaf: str, files: list[int]) -> None:
+        """Make the cgroup of the processes, and open the files of `CgroupFiles`."""
+        inside = leaf
+        if self._writable_inside:
+            inside = os.path.join(leaf, "inside")
+            os.mkdir(inside)
         if tree.version == 2:
             procs = os.path.join(inside, "cgroup.procs")
             os.chown(procs, *self._root_ids)
@@ -143,15 +160,17 @@ class Cgroups:
             return
         if "cpuset" in tree.controllers:  # no process may join before
             _copy_cpuset(os.path.dirname(leaf), leaf)
-            _copy_cpuset(leaf, inside)
+            if inside != leaf:
+                _copy_cpuset(leaf, inside)
         # Of version 1, the kernel counts a process that is killed for memory here, not above.
         files.append(_open(inside, os.O_RDONLY | os.O_DIRECTORY))
         files.append(_open(os.path.join(inside, "tasks"), os.O_WRONLY))
 
-    def remove(self, key: str) -> None:
-        """Remove the cgroups of a container; unknown ones are gone already."""
-        for leaf in self._made.pop(key, ()):
-            self._remove(leaf, _RETRIES)
+    def remove(self, *keys: str) -> None:
+        """Remove the cgroups of containers; unknown ones are gone already."""
+        for key in keys:
+            for leaf in self._made.pop(key, ()):
+                self._remove(leaf, _RETRIES)
 
     def close(self) -> None:
         """Wait until nothing is left, after the end of the supervisor."""
@@ -183,14 +202,19 @@ class Cgroups:
     ) -> Run:
         run = self._runs.get(tree.mount)
         if tree.version == 1 or not controllers:
-            return run or self._keep(tree, self._new_run(tree, tree.path, controllers))
+            return run or self._keep(self._new_run(tree, tree.path, controllers), controllers)
+        if run is not None and controllers <= run.enabled:
+            return run
         if run is None or not run.entered or not controllers <= _available(run.path):
-            run = self._keep(tree, await self._enter(tree, controllers, renew_namespace))
+            run = await self._enter(tree, controllers, renew_namespace)
         _enable(run.path, controllers)
-        return run
+        return self._keep(run._replace(enabled=run.enabled | controllers), controllers)
 
-    def _keep(self, tree: Hierarchy, run: Run) -> Run:
-        self._runs[tree.mount] = run
+    def _keep(self, run: Run, controllers: set[str]) -> Run:
+        """Have the next container use this cgroup too, which gets the limit of all containers."""
+        self._runs[run.tree.mount] = run
+        if "memory" in controllers and self._max_memory_bytes is not None:
+            write_memory_limit(run.path, run.tree, self._max_memory_bytes)
         return run
 
     def _new_run(self, tree: Hierarchy, parent: str, controllers: set[str]) -> Run:

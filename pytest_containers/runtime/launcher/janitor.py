@@ -85,6 +85,9 @@ def sweep(parent: str) -> None:
 
 def remove_tree(path: str) -> bool:
     """Remove a cgroup with all below it; False if a process is in one of them."""
+    with contextlib.suppress(OSError):  # most have nothing below
+        os.rmdir(path)
+        return True
     for folder, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(folder)

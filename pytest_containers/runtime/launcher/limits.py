@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pytest_containers.linux.cgroups import Hierarchy
@@ -21,6 +22,7 @@ NAMED = {
     "io": "blkio_weight or device_…_bps and _iops",
 }
 """The options of `ContainerSpec` that need a controller, by its name in version 2."""
+_QUOTAS = ("cpu.cfs_quota_us", "cpu.max")
 _NAMES_OF_VERSION_1 = {"blkio": "io"}
 
 
@@ -67,8 +69,7 @@ def write_limits(
     Raises:
         FaultError: The kernel does not take one, or has no file for it.
     """
-    files = _files_of_version_1 if tree.version == 1 else _files_of_version_2
-    for limit in files(controllers, resources):
+    for limit in _limit_files(tree, controllers, resources):
         _write_limit(folder, limit)
 
 
@@ -98,12 +99,51 @@ def _write_limit(folder: str, limit: LimitFile) -> None:
         )
 
 
+class Reset(NamedTuple):
+    """A file of a cgroup by which it becomes as new.
+
+    Attributes:
+        fd: Opened to read and write. Of version 2, a peak is reset for its readers alone.
+        value: What is to be written.
+    """
+
+    fd: int
+    value: str
+
+
+def open_resets(
+    folder: str, tree: Hierarchy, controllers: set[str], resources: Mapping[str, Any]
+) -> dict[str, Reset]:
+    """Open the files to be written to before another container has a cgroup, by their names.
+
+    The peak of memory, which of version 2 can be reset from Linux 6.12 on, and the limit of time:
+    what was used up of this period is there again then.
+    """
+    values: dict[str, str] = {}
+    if "memory" in controllers:
+        values["memory.max_usage_in_bytes" if tree.version == 1 else "memory.peak"] = "0"
+    for limit in _limit_files(tree, controllers, resources):
+        if limit.names[0] in _QUOTAS:
+            values[limit.names[0]] = limit.value
+    opened: dict[str, Reset] = {}
+    for name, value in values.items():
+        with suppress(FileNotFoundError):  # version 2 has no peak before Linux 5.19
+            fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            opened[name] = Reset(fd, value)
+    return opened
+
+
 def write_memory_limit(folder: str, tree: Hierarchy, limit_bytes: int) -> None:
     """Write the memory limit of all containers of a run."""
     write_limits(folder, tree, {"memory"}, {"memory": {"limit": limit_bytes}})
 
 
 Files = Iterator[LimitFile]
+
+
+def _limit_files(tree: Hierarchy, controllers: set[str], resources: Mapping[str, Any]) -> Files:
+    files = _files_of_version_1 if tree.version == 1 else _files_of_version_2
+    return files(controllers, resources)
 
 
 def _files_of_version_1(controllers: set[str], resources: Mapping[str, Any]) -> Files:

@@ -156,9 +156,9 @@ class Launcher:
             close_all(cgroup.files)
         return LATER
 
-    @OPERATIONS.handles(host.RemoveCgroup)
-    def _remove_cgroup(self, op: host.RemoveCgroup, call: Call[None]) -> None:
-        self._cgroups.remove(op.key)
+    @OPERATIONS.handles(host.RemoveCgroups)
+    def _remove_cgroups(self, op: host.RemoveCgroups, call: Call[None]) -> None:
+        self._cgroups.remove(*op.keys)
 
     async def _dial(self, protocol: str, ip: str, port: int) -> socket.socket:
         answer = await self._supervisor.request(Dial(protocol=protocol, ip=ip, port=port))

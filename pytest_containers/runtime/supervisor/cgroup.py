@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 import os
-import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_containers.linux.program import Value
-from pytest_containers.runtime.wire.faults import FaultError
-from pytest_containers.runtime.wire.loop import Loop
 from pytest_containers.runtime.wire.message import close_all
 from pytest_containers.runtime.wire.operations import host
 from pytest_containers.runtime.wire.peer import Peer
-from pytest_containers.runtime.wire.tasks import Future, owned, run_task
+from pytest_containers.runtime.wire.tasks import owned
 
-_STOCK_KINDS, _STOCK_AFTER_S = 4, 0.003
+_MOST_READ_BYTES = 1 << 16
+_MOST_LEFT_BYTES, _LEFT_PART = 1 << 20, 64
+"""The memory that a dead container may leave to the next one, and the part of its limit. The kernel
+gives back what it keeps for each processor (up to 256 KB) when the limit is reached."""
 
 
 class Cgroup:
     """The cgroups of one container; without any, its processes are where the supervisor is.
 
-    Owns its descriptors; `remove` closes them, once the last process has ended.
+    Owns its descriptors. When the last process has ended, `retire` tells whose they are then.
 
     Attributes:
+        key: Its name for the launcher; empty if it has none any more.
+        resources: Its limits, as an OCI config has them.
+        is_new: True if no other container has had them.
         tasks: Files of version 1 that a process writes 0 to, to join.
         into: The directory of version 2 that processes are started in; None for none.
         memory_limit_bytes: Its memory limit; 0 for none.
@@ -38,11 +42,16 @@ class Cgroup:
         resources: Mapping[str, Any] | None = None,
         made: host.CgroupFiles | None = None,
     ) -> None:
-        self._key = key
+        self.key: str = key
+        self.resources: Mapping[str, Any] = resources or {}
+        self.is_new: bool = True
         self.memory_limit_bytes: int = ((resources or {}).get("memory") or {}).get("limit", 0)
         self.pids_limit: int | None = ((resources or {}).get("pids") or {}).get("limit")
         self._directories: dict[str, int] = {}
         self._seen_kills = 0
+        self._cpu_s_before = 0.0
+        self._reusable = False
+        self._resets: dict[str, tuple[int, bytes]] = {}
         self.tasks: Sequence[int] = ()
         self.into: int | None = None
         self._procs = -1
@@ -52,6 +61,7 @@ class Cgroup:
 
     def _take(self, made: host.CgroupFiles) -> None:
         self._files = made.files
+        self._reusable = made.reusable
         files = iter(made.files)
         for controllers in made.hierarchies:
             self._directories |= dict.fromkeys(controllers.split(","), next(files))
@@ -59,6 +69,10 @@ class Cgroup:
                 self.tasks = (*self.tasks, next(files))
             else:
                 self._procs, self.into = next(files), next(files)
+        self._resets = {
+            name: (fd, value.encode())
+            for (name, value), fd in zip(made.resets.items(), files, strict=True)
+        }
 
     @classmethod
     async def make(cls, launcher: Peer, key: str, resources: Mapping[str, Any]) -> Cgroup:
@@ -69,7 +83,8 @@ class Cgroup:
         """
 
         def release(made: host.CgroupFiles) -> None:
-            cls(key, resources, made).remove(launcher)
+            cls(key, resources, made).close()
+            launcher.request(host.RemoveCgroups(keys=[key]))
 
         answer = launcher.request(host.MakeCgroup(key=key, resources=resources))
         made: host.CgroupFiles = await owned(answer, release)
@@ -78,7 +93,7 @@ class Cgroup:
     @property
     def exists(self) -> bool:
         """True if it has cgroups of its own."""
-        return bool(self._key)
+        return bool(self.key)
 
     def parameters(self) -> dict[str, Value]:
         """Return the files to join by as parameters of `Program.bind`."""
@@ -106,17 +121,54 @@ class Cgroup:
         nsdelegate, nothing can be started in it.
         """
         if self.into is not None:
+            self._reusable = False
             self.into = None
             self.tasks = (*self.tasks, self._procs)
 
-    def remove(self, launcher: Peer) -> None:
-        """Remove them, now that the last process has ended; a second time does nothing."""
-        if not self._key:
-            return
-        key, self._key = self._key, ""
+    def retire(self) -> Cgroup | None:
+        """Give them up, now that the last process has ended.
+
+        Returns:
+            The same for another container; None if it cannot have them, and they are to be removed.
+        """
+        if not self._reusable:
+            self.close()
+            return None
+        next_one = copy.copy(self)
+        next_one.is_new = False
+        self._forget()
+        return next_one
+
+    def renew(self) -> bool:
+        """Have them count from the beginning; False if they cannot, at least not yet."""
+        most_left = min(_MOST_LEFT_BYTES, (self.memory_limit_bytes or sys.maxsize) // _LEFT_PART)
+        if self.memory_bytes() > most_left:  # not freed yet, or files that the kernel has read
+            return False
+        try:
+            for fd, value in self._resets.values():
+                os.pwrite(fd, value, 0)
+        except OSError:  # EINVAL: not of this kernel
+            self._reusable = False
+            return False
+        self._seen_kills = self._memory_kills()
+        if self.has("cpu"):
+            self._cpu_s_before += self.cpu_s()
+        return True
+
+    @property
+    def reusable(self) -> bool:
+        """True if another container may have them."""
+        return self._reusable
+
+    def close(self) -> None:
+        """Close its descriptors."""
         close_all(self._files)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.key, self._reusable = "", False
+        self._files, self._resets = (), {}
         self._directories, self.tasks, self.into = {}, (), None
-        launcher.request(host.RemoveCgroup(key=key))
 
     # --------------------------------------------------------------- what it uses
 
@@ -124,7 +176,7 @@ class Cgroup:
         """Tell of processes that the kernel has killed for memory since the last call, if any."""
         if not self._directories:
             return ""
-        kills = self._value("memory", "memory.oom_control", "memory.events", "oom_kill")
+        kills = self._memory_kills()
         new, self._seen_kills = kills - self._seen_kills, kills
         if not new:
             return ""
@@ -132,6 +184,9 @@ class Cgroup:
         if not self.memory_limit_bytes:
             limit = "the memory limit of all containers (the setting max_memory)"
         return f"{'' if new == 1 else f'{new} processes '}killed: over {limit}"
+
+    def _memory_kills(self) -> int:
+        return self._value("memory", "memory.oom_control", "memory.events", "oom_kill")
 
     def has(self, controller: str) -> bool:
         """True if a controller counts what the container uses."""
@@ -142,8 +197,10 @@ class Cgroup:
     def cpu_s(self) -> float:
         """Return the time of processors that it has used."""
         if "cpuacct" in self._directories:
-            return self._value("cpuacct", "cpuacct.usage", "") / 1e9
-        return self._value("cpu", "", "cpu.stat", "usage_usec") / 1e6
+            used_s = self._value("cpuacct", "cpuacct.usage", "") / 1e9
+        else:
+            used_s = self._value("cpu", "", "cpu.stat", "usage_usec") / 1e6
+        return used_s - self._cpu_s_before
 
     def memory_bytes(self) -> int:
         """Return the memory that it uses now."""
@@ -151,6 +208,10 @@ class Cgroup:
 
     def memory_peak_bytes(self) -> int | None:
         """Return the most memory that it has used (of version 2: from Linux 5.19)."""
+        reset = self._resets.get("memory.peak")
+        if reset is not None:
+            with contextlib.suppress(OSError):
+                return int(os.pread(reset[0], 32, 0))
         return self._value("memory", "memory.max_usage_in_bytes", "memory.peak") or None
 
     def pids(self) -> int:
@@ -170,73 +231,14 @@ class Cgroup:
         return int(next(numbers, 0))
 
 
-class CgroupStock:
-    """Cgroups made ahead: one each for the limits that were used last.
-
-    A round trip to the launcher, and what the kernel takes to make them, are off the way then.
-
-    Args:
-        loop: Tells when there is time.
-        launcher: Makes them.
-    """
-
-    def __init__(self, loop: Loop, launcher: Peer) -> None:
-        self._loop = loop
-        self._launcher = launcher
-        self._count = 0
-        self._ready: dict[str, Cgroup] = {}
-        self._used: dict[str, Mapping[str, Any]] = {}
-        self._making = False
-        self._taken: weakref.WeakSet[Cgroup] = weakref.WeakSet()
-
-    async def take(self, resources: Mapping[str, Any]) -> Cgroup:
-        """Take the cgroups for a container with these limits, ready or new.
-
-        Raises:
-            FaultError: There is none for one of the limits.
-        """
-        kind = json.dumps(resources)
-        cgroup = self._ready.pop(kind, None) or await self._make(resources)
-        self._taken.add(cgroup)
-        self._used.pop(kind, None)
-        self._used[kind] = resources
-        if not self._making:
-            self._making = True
-            self._loop.call_at_leisure(_STOCK_AFTER_S, lambda: run_task(self._fill()))
-        return cgroup
-
-    def leave_namespace(self) -> None:
-        """Let go of what is outside of the supervisor's new cgroup namespace."""
-        for cgroup in self._ready.values():
-            cgroup.remove(self._launcher)
-        self._ready.clear()
-        for cgroup in self._taken:
-            cgroup.leave_namespace()
-
-    def _make(self, resources: Mapping[str, Any]) -> Coroutine[Future[Any], None, Cgroup]:
-        self._count += 1
-        return Cgroup.make(self._launcher, str(self._count), resources)
-
-    async def _fill(self) -> None:
-        try:
-            while len(self._used) > _STOCK_KINDS:
-                kind = next(iter(self._used))
-                del self._used[kind]
-                if kind in self._ready:
-                    self._ready.pop(kind).remove(self._launcher)
-            for kind, resources in list(self._used.items()):
-                if kind not in self._ready:
-                    made = await self._make(resources)
-                    self._ready[kind] = made
-        except FaultError:
-            pass  # made ahead of need: whoever needs one is told
-        finally:
-            self._making = False
-
-
 def _read(directory: int, name: str) -> str:
     try:
-        with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=directory)) as file:
-            return file.read()
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return ""
+    try:
+        return os.read(fd, _MOST_READ_BYTES).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

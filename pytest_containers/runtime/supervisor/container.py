@@ -485,7 +485,7 @@ class RunContainer:
         self._close_mounts()
         if self.disk_path:
             self._tools.remove_disk(self.disk_path)
-        self.cgroup.remove(self._tools.launcher)
+        self._tools.cgroup_stock.give_back(self.cgroup)
         self._close_own_netns()
         if self.port is not None:
             self._tools.networks.release_port(self.port)

@@ -316,14 +316,14 @@ class Start:
 
     async def _take_cgroup(self, undo: ExitStack) -> Cgroup | None:
         """Take cgroups for it, if it has limits or could harm the caller's."""
-        resources, launcher = self._limits(), self._tools.launcher
-        if not resources and not self._tools.cgroups:
+        resources, tools = self._limits(), self._tools
+        if not resources and not tools.cgroups:
             return None
         try:
-            cgroup = await self._tools.cgroup_stock.take(resources)
+            cgroup = await tools.cgroup_stock.take(resources)
         except FaultError as error:
             raise self._about(error) from None
-        undo.callback(cgroup.remove, launcher)
+        undo.callback(tools.cgroup_stock.give_back, cgroup)
         self._call.step("cgroup taken")
         return cgroup
 

@@ -15,7 +15,7 @@ from pytest_containers.runtime.network.listening import ListenWaits
 from pytest_containers.runtime.network.networks import Networks
 from pytest_containers.runtime.plan.become_user import Machine, is_renamed
 from pytest_containers.runtime.plan.users import ProcessUser
-from pytest_containers.runtime.supervisor.cgroup import CgroupStock
+from pytest_containers.runtime.supervisor.cgroup_stock import CgroupStock
 from pytest_containers.runtime.supervisor.oom import OomScore
 from pytest_containers.runtime.supervisor.plans import Plans, inspect_machine
 from pytest_containers.runtime.supervisor.root import RunRoot

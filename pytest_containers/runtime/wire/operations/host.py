@@ -176,11 +176,16 @@ class CgroupFiles(Message):
     Attributes:
         hierarchies: The controllers of each, of version 1; empty for version 2.
         files: For each: the directory that tells what the container uses, and a file to write 0
-            to, to join. Of version 2 also the directory to be started in.
+            to, to join. Of version 2 also the directory to be started in. At the end, those that
+            `resets` are for.
+        resets: What is written to them before another container has the cgroups, by name.
+        reusable: True if a container cannot change them, so that another one can have them.
     """
 
     hierarchies: Sequence[str]
     files: Descriptors
+    resets: Mapping[str, str]
+    reusable: bool = False
 
 
 class MakeCgroup(Operation[CgroupFiles]):
@@ -197,10 +202,10 @@ class MakeCgroup(Operation[CgroupFiles]):
     resources: Mapping[str, Any]
 
 
-class RemoveCgroup(Operation[None]):
-    """Remove the cgroups of a container that has ended; unknown ones are gone already."""
+class RemoveCgroups(Operation[None]):
+    """Remove the cgroups of containers that have ended; unknown ones are gone already."""
 
-    key: str
+    keys: Sequence[str]
 
 
 class ConnectHost(Operation[None]):
