@@ -326,6 +326,12 @@ class Context:
         return bool(self._listed(folder))
 
     def _unreadable(self, path: str, error: OSError) -> BuildError:
+        if error.errno == errno.EIO:
+            return BuildError(
+                f"{path!r} of {self.name} cannot be read: {error.strerror}: its disk is at fault",
+                path=path,
+                errno=error.errno,
+            )
         if error.errno == errno.ENAMETOOLONG:
             return BuildError(
                 f"'{path[:40]}…' of {self.name} cannot be read: its path is longer than "
@@ -355,6 +361,8 @@ class Context:
                 with open(fd, "rb", closefd=False) as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 self.check(entry, fd)
+            except OSError as error:
+                raise self._unreadable(entry.path, error) from None
             finally:
                 os.close(fd)
             self._digests.set(entry.path, entry.identity, digest)
@@ -379,6 +387,29 @@ class Context:
             os.close(fd)
             raise
         return fd
+
+    def send(self, entry: ContextEntry, pipe: int) -> None:
+        """Write the contents of a file to a pipe.
+
+        Raises:
+            BrokenPipeError: Nobody reads it any more.
+            BuildError: It cannot be read, or changed.
+        """
+        fd = self.open(entry)
+        try:
+            left = entry.size_bytes
+            while left:
+                moved = os.splice(fd, pipe, left)
+                if not moved:
+                    break  # it became shorter
+                left -= moved
+            self.check(entry, fd)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._unreadable(entry.path, error) from None
+        finally:
+            os.close(fd)
 
     def check(self, entry: ContextEntry, fd: int) -> None:
         """See that a file did not change since it was seen.

@@ -274,6 +274,8 @@ class _Pipe:
             self._feed(self._writer)
         except BrokenPipeError:
             pass  # the job has failed, and says why
+        except OSError as error:
+            self._error = BuildError(f"send files to a step: {error.strerror}", errno=error.errno)
         except BaseException as error:  # noqa: BLE001 - raised by `check`
             self._error = error
         finally:
@@ -310,23 +312,9 @@ def feed_files(context: Context | None, entries: Sequence[ContextEntry | bytes])
                 _send(pipe, entry)
                 continue
             assert context is not None  # files are of one
-            fd = context.open(entry)
-            try:
-                _send_file(pipe, fd, entry.size_bytes)
-                context.check(entry, fd)
-            finally:
-                os.close(fd)
+            context.send(entry, pipe)
 
     return feed
-
-
-def _send_file(pipe: int, fd: int, size: int) -> None:
-    left = size
-    while left:
-        moved = os.splice(fd, pipe, left)
-        if not moved:
-            return  # it became shorter; `Context.check` reports it
-        left -= moved
 
 
 def _send(pipe: int, data: bytes) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +131,21 @@ def test_the_hosts_loopback_device_stays_shut(each_engine: pc.Engine, program: s
             listener.setblocking(False)
             with pytest.raises(BlockingIOError):  # nobody has come
                 listener.accept()
+
+
+def test_why_there_is_none(each_engine: pc.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errno of what the processes around the program could not do is told."""
+    if outside.way_out()[1]:
+        pytest.skip(outside.way_out()[1])
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # as host root, the program is nobody
+        program = Path(folder, "slirp4netns")
+        program.write_text("no program")
+        program.chmod(0o755)
+        monkeypatch.setattr(shutil, "which", lambda name: str(program))
+        with pytest.raises(pc.StartError, match="it ended: Exec format error; try") as caught:
+            each_engine.run("host:", ["true"], egress=True)
+        assert caught.value.errno == errno.ENOEXEC
 
 
 def test_the_program_is_nobody_on_the_host(each_engine: pc.Engine, program: str) -> None:

@@ -25,6 +25,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NoReturn
 
 from pytest_containers.linux import mount, process
@@ -32,8 +33,9 @@ from pytest_containers.linux.duplicates import duplicate_above
 from pytest_containers.linux.process import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 from pytest_containers.runtime.network.outside import NAME_SERVER, TUN
 from pytest_containers.runtime.wire.loop import Loop
+from pytest_containers.runtime.wire.operations.host import EgressStarted
 
-_NETNS_FD, _USERNS_FD = 3, 4
+_NETNS_FD, _USERNS_FD, _WORDS_FD = 3, 4, 5
 _SLIRP = (
     "--configure", "--mtu=65520", "--disable-host-loopback",
     "--netns-type=path", f"/proc/self/fd/{_NETNS_FD}", "tap0",
@@ -55,7 +57,7 @@ class Egress:
         self._loop = loop
         self._userns_fd = userns_fd
 
-    def start(self, program: str, netns_fd: int, alive_fd: int) -> int:
+    def start(self, program: str, netns_fd: int, alive_fd: int) -> EgressStarted:
         """Connect a network namespace.
 
         Args:
@@ -63,19 +65,31 @@ class Egress:
             netns_fd: The namespace.
             alive_fd: A pipe; all of it ends when that is closed. Owned from now on.
 
-        Returns:
-            A pidfd that is readable once nothing of it is left; before that was asked for, a
-            failure.
+        Raises:
+            OSError: There is no process for it.
         """
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _last_of_all(lambda: _guard(parent, program, netns_fd, self._userns_fd))
-        pidfd = os.pidfd_open(pid)
-        own = os.dup(pidfd)
+        with ExitStack() as undo:
+            undo.callback(os.close, alive_fd)
+            words, writer = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, words)
+            try:
+                parent = os.getpid()
+                pid = os.fork()
+                if pid == 0:
+                    last_words = LastWords(writer)
+                    last_words.last_of_all(
+                        lambda: _guard(parent, program, netns_fd, self._userns_fd, last_words)
+                    )
+            finally:
+                os.close(writer)
+            undo.callback(_end, pid)
+            pidfd = os.pidfd_open(pid)
+            undo.callback(os.close, pidfd)
+            own = os.dup(pidfd)
+            undo.pop_all()
         self._loop.add_reader(alive_fd, lambda: self._forsaken(alive_fd, own))
         self._loop.add_reader(own, lambda: self._ended(pid, alive_fd, own))
-        return pidfd
+        return EgressStarted(pidfd=pidfd, words=words)
 
     def _forsaken(self, alive_fd: int, pidfd: int) -> None:
         self._loop.remove_reader(alive_fd)
@@ -89,21 +103,39 @@ class Egress:
         os.close(alive_fd)
 
 
-def _last_of_all(function: Callable[[], None]) -> NoReturn:
-    """Call what a child does, and end."""
-    try:
-        function()
-    except BaseException:  # noqa: BLE001 - the last frame of a process
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(1)
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
-def _guard(parent: int, program: str, netns_fd: int, userns_fd: int) -> None:
-    _keep_only(netns_fd, userns_fd)
+class LastWords:
+    """A pipe to the supervisor, by which these processes tell why they end: an errno.
+
+    Args:
+        fd: Its end; the program does not get it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd: int = fd
+
+    def last_of_all(self, function: Callable[[], None]) -> NoReturn:
+        """Call what a child does, and end."""
+        try:
+            function()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.write(self.fd, str(error.errno).encode())
+        except BaseException:  # noqa: BLE001 - the last frame of a process
+            import traceback
+
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+
+
+def _guard(parent: int, program: str, netns_fd: int, userns_fd: int, words: LastWords) -> None:
+    _keep_only(netns_fd, userns_fd, words)
     process.set_name("pc-egress")
     if os.stat(TUN).st_mode & _OTHERS_MAY != _OTHERS_MAY and os.geteuid() == 0:
         _make_tun()
@@ -118,19 +150,19 @@ def _guard(parent: int, program: str, netns_fd: int, userns_fd: int) -> None:
     init = os.fork()
     if init == 0:
         os.close(held)
-        _last_of_all(lambda: _init(program, lifeline))
+        words.last_of_all(lambda: _init(program, lifeline, words))
     signal.signal(signal.SIGTERM, lambda signum, frame: os.kill(init, signal.SIGKILL))
     os.waitpid(init, 0)  # over when all of its namespace is gone
 
 
-def _init(program: str, lifeline: int) -> None:
+def _init(program: str, lifeline: int, words: LastWords) -> None:
     process.set_name("pc-egress-init")
     process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
     if select.select([lifeline], [], [], 0)[0]:  # the guard died before: nobody would tell
         return
     child = os.fork()
     if child == 0:
-        _last_of_all(lambda: _execute(program))
+        words.last_of_all(lambda: _execute(program))
     while os.wait()[0] != child:
         pass
 
@@ -139,7 +171,7 @@ def _execute(program: str) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    os.closerange(_NETNS_FD + 1, 1 << 20)
+    os.closerange(_WORDS_FD + 1, 1 << 20)
     os.set_inheritable(_NETNS_FD, True)
     # pasta takes "was ignored", which Python makes of it, for a failure to ignore it.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -147,12 +179,14 @@ def _execute(program: str) -> None:
     os.execve(program, [program, *arguments], {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
 
 
-def _keep_only(netns_fd: int, userns_fd: int) -> None:
+def _keep_only(netns_fd: int, userns_fd: int, words: LastWords) -> None:
     """Close all that is the launcher's: ports that it listens on, the ends of its channels."""
-    high = [duplicate_above(fd, 16) for fd in (netns_fd, userns_fd)]
-    for fd, target in zip(high, (_NETNS_FD, _USERNS_FD), strict=True):
+    high = [duplicate_above(fd, 16) for fd in (netns_fd, userns_fd, words.fd)]
+    words.fd = high[-1]
+    for fd, target in zip(high, (_NETNS_FD, _USERNS_FD, _WORDS_FD), strict=True):
         os.dup2(fd, target, inheritable=False)
-    os.closerange(_USERNS_FD + 1, 1 << 20)
+    words.fd = _WORDS_FD
+    os.closerange(_WORDS_FD + 1, 1 << 20)
 
 
 def _make_tun() -> None:

@@ -196,13 +196,15 @@ class Launcher:
     @OPERATIONS.handles(host.StartEgress)
     def _start_egress(self, op: host.StartEgress, call: Call[host.EgressStarted]) -> Later:
         try:
-            pidfd = self._egress.start(op.program, op.netns, op.alive)
+            started = self._egress.start(op.program, op.netns, op.alive)
+        except OSError as error:
+            raise FaultError.of(from_os_error("StartError", "start of a way out", error)) from None
         finally:
             os.close(op.netns)
         try:
-            call.answer(host.EgressStarted(pidfd=pidfd))
+            call.answer(started)
         finally:
-            os.close(pidfd)
+            close_all([started.pidfd, started.words])
         return LATER
 
     @OPERATIONS.handles(host.ConnectHost)

@@ -149,9 +149,11 @@ class EgressStarted(Message):
 
     Attributes:
         pidfd: Its end before the container's is a failure.
+        words: A pipe that has the errno of what it could not do, as text, if it ended for that.
     """
 
     pidfd: Descriptor
+    words: Descriptor
 
 
 class StartEgress(Operation[EgressStarted]):
