@@ -114,6 +114,11 @@ class TestLimits:
         with _shell(engine, "sleep 100", cpu_shares=512):
             assert cgroups.limit_of_runs("cpu.shares", "cpu.weight") in ("512", "59")
 
+    def test_any_limit_makes_it_one_for_the_processors(self, engine: pc.Engine) -> None:
+        """However many processes it has: with the share that a cgroup has by default."""
+        with _shell(engine, "sleep 100", pids_limit=7):
+            assert cgroups.limit_of_runs("cpu.shares", "cpu.weight") in ("1024", "100")
+
     @pytest.mark.parametrize("direction", ["read", "write"])
     def test_disks(self, engine: pc.Engine, direction: str) -> None:
         disk = os.stat(cgroups.disk()).st_rdev

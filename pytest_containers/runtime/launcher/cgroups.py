@@ -26,6 +26,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pytest_containers.linux import cgroups
@@ -95,6 +96,7 @@ class Cgroups:
         self._runs: dict[str, Run] = {}
         self._made: dict[str, list[str]] = {}
         self._exposed = exposed(identity, trees)
+        self._apart = _trees_of_processors(trees, pid)
         self._writable_inside = identity.has_user(os.geteuid())
 
     async def make(
@@ -180,7 +182,11 @@ class Cgroups:
     # ------------------------------------------------------------- hierarchies
 
     def _choose(self, needed: set[str]) -> list[tuple[Hierarchy, set[str]]]:
-        """Return the hierarchies that a container needs a cgroup in, with the controllers there."""
+        """Return the hierarchies that a container has a cgroup in, with the controllers needed.
+
+        One with limits is also apart from others where the kernel shares out processors: so it
+        gets as much as one of them, however many processes it has.
+        """
         chosen = []
         missing = set(needed)
         for tree in self._trees:
@@ -191,7 +197,7 @@ class Cgroups:
                 else _available(tree.mount)
             )
             missing -= controllers
-            if controllers or tree in self._exposed:
+            if controllers or tree in self._exposed or (needed and tree in self._apart):
                 chosen.append((tree, controllers))
         if missing:
             raise _unsupported(missing, "no such controller is mounted here")
@@ -208,6 +214,8 @@ class Cgroups:
         if run is None or not run.entered or not controllers <= _available(run.path):
             run = await self._enter(tree, controllers, renew_namespace)
         _enable(run.path, controllers)
+        with suppress(OSError):  # as on version 1: see `_choose`
+            _enable(run.path, {"cpu"} & _available(run.path))
         return self._keep(run._replace(enabled=run.enabled | controllers), controllers)
 
     def _keep(self, run: Run, controllers: set[str]) -> Run:
@@ -260,6 +268,23 @@ class Cgroups:
         # With its children: where it may, a container makes cgroups of its own.
         if not janitor.remove_tree(leaf) and retries:  # its last process is still ending
             self._loop.call_later(_RETRY_S, lambda: self._remove(leaf, retries - 1))
+
+
+def _trees_of_processors(trees: Sequence[Hierarchy], pid: int) -> list[Hierarchy]:
+    """Return the hierarchies of version 1 that share out processors, if we may use them.
+
+    A process with real-time priority may not be in such a cgroup that has no share of that.
+    """
+    if os.sched_getscheduler(pid) not in (os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE):
+        return []
+    return [
+        tree
+        for tree in trees
+        if tree.version == 1
+        and "cpu" in tree.controllers
+        and "cpuset" not in tree.controllers
+        and os.access(tree.path, os.W_OK)
+    ]
 
 
 def exposed(identity: Identity, trees: Sequence[Hierarchy]) -> list[Hierarchy]:

@@ -151,7 +151,7 @@ class Cgroup:
             self._reusable = False
             return False
         self._seen_kills = self._memory_kills()
-        if self.has("cpu"):
+        if "cpuacct" in self._directories or self.into is not None:
             self._cpu_s_before += self.cpu_s()
         return True
 
