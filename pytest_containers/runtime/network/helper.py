@@ -9,6 +9,8 @@ loaded only for others.
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import os
 import select
 from collections.abc import Sequence
@@ -49,6 +51,8 @@ from pytest_containers.runtime.wire.operations.networks import (
 
 OPERATIONS: Dispatcher[Factory] = Dispatcher("")
 """The operations that the network helper serves for the supervisor."""
+
+_COLLECT_EVERY = 200
 
 _SYSCTLS = (
     ("ipv6/conf/all/forwarding", "1"),
@@ -150,7 +154,7 @@ def _local_ports() -> tuple[int, int]:
 
 def _serve(supervisor: Channel, factory: Factory) -> None:
     preparing = True
-    while True:
+    for served in itertools.count(1):
         # Requests go before what is prepared for later ones.
         while preparing and not _is_asked(supervisor):
             try:
@@ -159,6 +163,8 @@ def _serve(supervisor: Channel, factory: Factory) -> None:
             except Exception as error:  # noqa: BLE001 - what is needed is made when it is asked for
                 report("prepare", error)
                 preparing = False
+        if served % _COLLECT_EVERY == 0 and not _is_asked(supervisor):
+            gc.collect()  # see `garbage.Cleaning`
         OPERATIONS.dispatch(factory, supervisor, supervisor.receive())
 
 

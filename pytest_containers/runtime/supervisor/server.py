@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_containers.runtime.garbage import Cleaning
 from pytest_containers.runtime.network.addresses import Facts
 from pytest_containers.runtime.network.hostports import HostPorts
 from pytest_containers.runtime.network.lookups import Lookups
@@ -88,6 +89,7 @@ class Server:
         self._outdated: dict[str, RunNetwork] = {}
         self._count = 0
         self._starting = 0
+        self._cleaning = Cleaning(tools.loop)
 
     async def set_up(self) -> RunFacts:
         """Wait for the run's network; returns the facts of the run."""
@@ -197,6 +199,7 @@ class Server:
             owner.containers.pop(container.id, None)
             self.containers.pop(container.id, None)
             container.removal = run_task(self._remove(container))
+            self._cleaning.count()
         return container.removal.ended
 
     async def _remove(self, container: RunContainer) -> None:
