@@ -323,6 +323,7 @@ class BaseService(ABC):
         folder = Path(project).resolve()
         name = name or type(self).__name__.lower()
         checks.check_scripts(self, seed, folder)
+        engine.start()  # meanwhile, the image and its states are looked up
         base = engine.image(self.source())
         stages = self.named(name).stages(
             base, seeds_of(seed, folder), Inputs(checks.paths_of(inputs), folder)
