@@ -249,6 +249,9 @@ class Engine(Protocol):
         container uses now.
         """
 
+    def finish_sharing(self, timeout_s: float) -> None:
+        """Wait until what other machines may use is pushed; after a time, warn and give it up."""
+
     def close(self) -> None:
         """End all containers; idempotent."""
 

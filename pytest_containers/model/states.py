@@ -16,6 +16,11 @@ Accept = Callable[[Mapping[str, Any], float], dict[str, Any] | None]
 """Returns the facts to keep of a state that others made at a time; None if it is of no use here."""
 
 
+Following = Callable[[str], "tuple[str, Accept, Following] | None"]
+"""Returns the key of the state that is asked for next, on top of the image with an id; with its
+`Accept`, and what follows after it. None if there is none."""
+
+
 class State(Protocol):
     """The record of a state: files on top of an image, stored under a key."""
 
@@ -34,14 +39,19 @@ class State(Protocol):
 class SharedStates(Protocol):
     """The states that machines share. No failure of theirs fails a test: it is a warning."""
 
-    def obtain(self, key: str, base: Any, accept: Accept) -> Any | None:
+    def obtain(self, key: str, base: Any, accept: Accept, following: Following = ...) -> Any | None:
         """Return a state that was made elsewhere, kept here now; wait if it is being made.
+
+        What is needed next on top of it is fetched at the same time.
 
         None means that the caller makes it, and calls `offer` or `give_up` afterwards.
         """
 
     def offer(self, state: Any, base: Any, accept: Accept) -> None:
-        """Let others use a state that was made here, unless they have one that is as good."""
+        """Let others use a state that was made here, unless they have one that is as good.
+
+        Returns at once; `Engine.finish_sharing` waits until it is done.
+        """
 
     def give_up(self, key: str) -> None:
         """Let others make the state of a key, since it could not be made here."""

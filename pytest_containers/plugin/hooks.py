@@ -231,6 +231,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if manager is not None and manager.ours:
         manager.give_back_temporary_files()
         manager.keep_shared()
+        manager.finish_sharing()
     if manager is not None and hasattr(session.config, "workeroutput"):
         from dataclasses import astuple
 

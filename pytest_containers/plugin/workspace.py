@@ -23,6 +23,7 @@ from pytest_containers.model.errors import (
     hide_frames,
 )
 from pytest_containers.model.settings import Settings
+from pytest_containers.model.sharing import SHARING_S
 from pytest_containers.model.spec import ContainerSpec
 from pytest_containers.plugin.journal import ContainerLife, Journal
 from pytest_containers.plugin.keep import Keeper
@@ -292,6 +293,12 @@ class Workspace:
             self._engine.give_back(folder)
         except ContainersError as error:
             _log.warning("files of containers below %s stay as they are: %s", folder, error)
+
+    def finish_sharing(self) -> None:
+        """Wait until what other machines may use is pushed."""
+        if self._engine is not None:
+            with self.watch(lambda: "the push of states that other machines may use"):
+                self._engine.finish_sharing(SHARING_S)
 
     def keep_shared(self) -> None:
         """Keep the shared containers that the settings name, at the end of the test run."""

@@ -18,7 +18,7 @@ from pytest_containers.model.engine import Container, Engine, Image
 from pytest_containers.model.errors import ContainersError, SeedError, hide_frames, tell_of_first
 from pytest_containers.model.harmless import harmless
 from pytest_containers.model.spec import ContainerSpec
-from pytest_containers.model.states import State, StateStore
+from pytest_containers.model.states import Accept, Following, State, StateStore
 from pytest_containers.state import facts
 from pytest_containers.state.limit import time_limit
 from pytest_containers.state.seeds import UNSHARED
@@ -152,7 +152,8 @@ class WarmStates:
             ContainersError: A container could not be made.
         """
         for index, stage in enumerate(stages):
-            base = self._stage(f"{label}#{index}", base, stage, name)
+            then = partial(self._following, label, index + 1, stages)
+            base = self._stage(f"{label}#{index}", base, stage, name, then)
         return base
 
     def cached(self, base: Image, stages: Sequence[Stage]) -> Image | None:
@@ -162,7 +163,7 @@ class WarmStates:
             image = self._images.get(_key(self._parts(stage, image))) if image is not None else None
         return image
 
-    def _stage(self, label: str, base: Image, stage: Stage, name: str) -> Image:
+    def _stage(self, label: str, base: Image, stage: Stage, name: str, then: Following) -> Image:
         parts = self._parts(stage, base)
         key = _key(parts)
         if key in self._images:
@@ -182,7 +183,7 @@ class WarmStates:
                     self._raise_if_failed(key, stage)
                     reason = reason or self._difference(label, stage, parts)
                     make = partial(self._make, key, label, base, stage, parts, name, reason)
-                    state = self._obtain(key, label, base, stage, parts, make)
+                    state = self._obtain(key, label, base, stage, parts, make, then)
         image = self._states.image(base, state)
         if image is None:
             raise ContainersError(f"{stage.title}: its state was removed meanwhile; try again")
@@ -191,9 +192,23 @@ class WarmStates:
 
     def _parts(self, stage: Stage, base: Image) -> dict[str, str]:
         """Return the parts of the key, without the path of the project, for other checkouts."""
-        below = "the state below it" if base.base_id else "the image"
+        return self._parts_on(stage, base.id, "the state below it" if base.base_id else "the image")
+
+    def _parts_on(self, stage: Stage, base_id: str, below: str) -> dict[str, str]:
         parts = {name: part.replace(self._top, "") for name, part in stage.parts.items()}
-        return {below: base.id, "the spec": _spec_digest(stage.spec), **parts}
+        return {below: base_id, "the spec": _spec_digest(stage.spec), **parts}
+
+    def _following(
+        self, label: str, index: int, stages: Sequence[Stage], image_id: str
+    ) -> tuple[str, Accept, Following] | None:
+        """Lead to the state of a stage, on top of an image that has those before; `Following`."""
+        if index == len(stages):
+            return None
+        parts = self._parts_on(stage := stages[index], image_id, "the state below it")
+        if UNSHARED in parts.get("the seed", ""):
+            return None
+        accept = partial(self._accept, f"{label}#{index}", stage, parts)
+        return _key(parts), accept, partial(self._following, label, index + 1, stages)
 
     # --------------------------------------------------------------- find a state
 
@@ -224,21 +239,14 @@ class WarmStates:
         stage: Stage,
         parts: Mapping[str, str],
         make: Callable[[], State],
+        then: Following,
     ) -> State:
         """Return a state that another machine has made, else make it and offer it to others."""
         shared = self._states.shared
         if shared is None or UNSHARED in parts.get("the seed", ""):
             return make()
-
-        def accept(record: Mapping[str, Any], made_at: float) -> dict[str, Any] | None:
-            if self._fresh_since is not None and made_at < self._fresh_since:
-                return None
-            uses = facts.adopt(record["uses"], self._root, stage.inputs)
-            own = self._record(label, stage, parts)
-            seconds = float(record["seconds"])
-            return None if uses is None else {**own, "uses": uses, "seconds": seconds}
-
-        state: State | None = shared.obtain(key, base, accept)
+        accept = partial(self._accept, label, stage, parts)
+        state: State | None = shared.obtain(key, base, accept, then)
         if state is not None:
             self._say(label, stage, state, reused=True)
             return state
@@ -253,6 +261,16 @@ class WarmStates:
         else:
             shared.offer(state, base, accept)
         return state
+
+    def _accept(
+        self, label: str, stage: Stage, parts: Mapping[str, str], record: Any, made_at: float
+    ) -> dict[str, Any] | None:
+        """Return the facts of a state of another machine; None if it is of no use here."""
+        if self._fresh_since is not None and made_at < self._fresh_since:
+            return None
+        uses = facts.adopt(record["uses"], self._root, stage.inputs)
+        own, seconds = self._record(label, stage, parts), float(record["seconds"])
+        return None if uses is None else {**own, "uses": uses, "seconds": seconds}
 
     def _record(self, label: str, stage: Stage, parts: Mapping[str, str]) -> dict[str, Any]:
         """Return the facts of a state that are known before it is made."""

@@ -23,6 +23,7 @@ import pytest_containers as pc
 from pytest_containers.cli.main import main
 from pytest_containers.engines.choose import prune_shared
 from pytest_containers.images.shared import repository
+from pytest_containers.images.store.layers import Layers
 from pytest_containers.model.build import StreamBuildDisplay
 from pytest_containers.model.engine_options import registry_settings
 from pytest_containers.model.sharing import SharedPlace, Sharing
@@ -59,13 +60,16 @@ class Shard:
         inputs = Inputs([word] if reads else (), self.root)
         return Stage("seed", SPEC, act, {"the seed": word}, inputs=inputs, traced=False)
 
-    def image(self, word: str = "one", *, reads: bool = False, **options: Any) -> Any:
+    def image(self, *words: str, reads: bool = False, pushed: bool = True, **options: Any) -> Any:
         states = WarmStates(self.engine, self.root, tell=self.outcomes.append, **options)
-        base = self.engine.image("host:")
-        return states.image("db", base, [self.stage(word, reads=reads)], name="db")
+        stages = [self.stage(word, reads=reads) for word in words or ("one",)]
+        image = states.image("db", self.engine.image("host:"), stages, name="db")
+        if pushed:
+            self.engine.finish_sharing(60)
+        return image
 
-    def text(self, word: str = "one", **options: Any) -> str:
-        with self.engine.run(self.image(word, **options), ["cat", "/srv/text"]) as container:
+    def text(self, *words: str, **options: Any) -> str:
+        with self.engine.run(self.image(*words, **options), ["cat", "/srv/text"]) as container:
             container.wait(60)
             return str(container.logs().stdout)
 
@@ -125,6 +129,72 @@ def test_a_state_is_made_by_one_machine_and_used_by_another(fleet: Fleet, place:
     assert (first.calls, second.calls) == (1, 0)
     assert [outcome.reused for outcome in second.outcomes[:1]] == [True]
     assert first.warnings == second.warnings == []
+
+
+@pytest.fixture
+def late_pushes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is pushed before this event."""
+    event, publish = threading.Event(), repository.SharedRepository.publish
+
+    def late(self: Any, *args: Any, **options: Any) -> bool:
+        event.wait(60)
+        return publish(self, *args, **options)
+
+    monkeypatch.setattr(repository.SharedRepository, "publish", late)
+    yield event
+    event.set()
+
+
+def test_a_state_is_pushed_while_its_maker_goes_on(
+    fleet: Fleet, place: str, late_pushes: threading.Event
+) -> None:
+    first, second = fleet(place), fleet(place)
+    assert first.text(pushed=False) == "one\n"
+    assert not [tag for tag in tags_of(repository_of(first)) if tag.startswith("state-")]
+    late_pushes.set()
+    first.engine.close()  # waits for it
+    assert (second.text(), second.calls) == ("one\n", 0)
+    assert first.warnings == second.warnings == []
+
+
+def test_a_push_that_is_not_done_in_time_costs_a_warning(
+    fleet: Fleet, place: str, late_pushes: threading.Event
+) -> None:
+    shard = fleet(place)
+    shard.image("one", "two", pushed=False)
+    shard.engine.finish_sharing(0.01)
+    shard.engine.close()
+    assert shard.warnings == [
+        "2 of the results of this run were not pushed within 0.01 s, and are not shared"
+    ]
+
+
+def test_states_on_top_of_each_other_are_fetched_at_once(
+    fleet: Fleet, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = fleet(place), fleet(place)
+    image = first.image("one", "two")
+    both, thaw = threading.Barrier(2), Layers.thaw
+
+    def meet(self: Layers, *args: Any) -> None:
+        both.wait(60)
+        thaw(self, *args)
+
+    monkeypatch.setattr(Layers, "thaw", meet)
+    assert second.image("one", "two").id == image.id
+    assert (first.calls, second.calls) == (2, 0)
+    assert [outcome.reused for outcome in second.outcomes] == [True, True]
+    assert second.warnings == []
+
+
+def test_of_states_on_top_of_each_other_one_can_be_made_anew(fleet: Fleet, place: str) -> None:
+    first, second = fleet(place), fleet(place)
+    for number, shard in enumerate((first, second)):
+        (shard.root / "same").write_text("same")
+        (shard.root / "other").write_text(f"{number}")
+        shard.image("same", "other", reads=True)
+    assert (first.calls, second.calls) == (2, 1)
+    assert second.text("same", "other", reads=True) == "1\n"
 
 
 SHARD = """

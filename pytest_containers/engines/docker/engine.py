@@ -349,6 +349,9 @@ class DockerEngine:
     def give_back(self, folder: str | os.PathLike[str]) -> None:
         """Do nothing: files that containers of a daemon leave in bind mounts keep their owners."""
 
+    def finish_sharing(self, timeout_s: float) -> None:
+        """Do nothing: this engine shares nothing with other machines."""
+
     def close(self) -> None:
         """End the run and all containers; idempotent."""
         self._core.close()

@@ -457,6 +457,10 @@ class Engine:
         require("give_back()", "folder", folder, PATH)
         self._core.give_back(Path(folder))
 
+    def finish_sharing(self, timeout_s: float) -> None:
+        """Wait until what other machines may use is pushed; see the contract of engines."""
+        self._core.finish_sharing(timeout_s)
+
     def close(self) -> None:
         """End the run and all containers; idempotent."""
         self._core.close()

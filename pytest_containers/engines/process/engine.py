@@ -265,6 +265,9 @@ class ProcessEngine:
     def give_back(self, folder: str | os.PathLike[str]) -> None:
         """Do nothing: all files are the caller's, or the caller is root."""
 
+    def finish_sharing(self, timeout_s: float) -> None:
+        """Do nothing: this engine shares nothing with other machines."""
+
     def close(self) -> None:
         """End all containers; idempotent."""
         self._core.close()

@@ -20,6 +20,7 @@ from pytest_containers.images.registry.download import download
 from pytest_containers.images.registry.settings import Place
 from pytest_containers.images.registry.upload import Upload, has_blob
 from pytest_containers.images.shared import documents
+from pytest_containers.images.shared.background import arriving
 from pytest_containers.images.shared.documents import Artifact, ListedResult, Marker
 from pytest_containers.images.store import states as records
 from pytest_containers.images.store.blobs import digest_of, verify
@@ -218,20 +219,18 @@ class SharedRepository:
 
     @contextlib.contextmanager
     def fetched(self, layer: Descriptor) -> Iterator[Archive]:
-        """Fetch a layer to a file of its own; its digest is verified as it is unpacked.
+        """Fetch a layer while it is unpacked, which verifies its digest.
 
         Raises:
             ImageError: It cannot be had whole.
         """
         shown = f"{self._shown}: layer {layer.digest[7:19]}"
-        with self._store.temp_dir() as temp, (temp.path / "layer").open("w+b") as file:
 
-            def take(data: bytes) -> None:
-                file.write(data)
-
+        def fetch(take: Callable[[bytes], None]) -> None:
             download(self._registry, self._repository, layer, 0, take, shown=shown)
-            file.flush()
-            yield Archive(file.fileno(), 0, layer.size_bytes, -1, layer.digest)
+
+        with arriving(fetch) as pipe:
+            yield Archive(pipe, 0, -1, -1, layer.digest)
 
     # ------------------------------------------------------------------ pushing
 

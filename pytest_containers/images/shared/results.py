@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pytest_containers.images.shared.background import Pushes
 from pytest_containers.images.shared.repository import SharedRepository
 from pytest_containers.images.shared.states import RegistryStates
 from pytest_containers.images.shared.steps import SharedSteps
@@ -22,12 +23,16 @@ class SharedResults:
         library: The store.
         settings: How registries are reached.
         sharing: Where results are shared.
+
+    Attributes:
+        pushes: Pushes results while the tests go on.
     """
 
     def __init__(self, library: Library, settings: RegistrySettings, sharing: Sharing) -> None:
         self._library = library
         self._settings = settings
         self._sharing = sharing
+        self.pushes: Pushes = Pushes(sharing.warn)
 
     @cached_property
     def states(self) -> RegistryStates | None:
@@ -35,7 +40,7 @@ class SharedResults:
         place = self._sharing.states
         if place is None:
             return None
-        return RegistryStates(self._library, self._repository(place, "state"))
+        return RegistryStates(self._library, self._repository(place, "state"), self.pushes)
 
     @cached_property
     def steps(self) -> SharedSteps | None:
@@ -43,7 +48,7 @@ class SharedResults:
         place = self._sharing.build_cache
         if place is None:
             return None
-        return SharedSteps(self._library, self._repository(place, "step"))
+        return SharedSteps(self._library, self._repository(place, "step"), self.pushes)
 
     def _repository(self, place: SharedPlace, kind: str) -> SharedRepository:
         return SharedRepository(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_containers.images import manifest as manifests
 from pytest_containers.images.commit import packed
 from pytest_containers.images.reference import check_digest
+from pytest_containers.images.shared.background import Pushes
 from pytest_containers.images.shared.documents import FORMAT, Artifact
 from pytest_containers.images.shared.repository import SharedRepository
 from pytest_containers.images.shared.turns import Turns
 from pytest_containers.images.store.build_steps import Steps
+from pytest_containers.images.store.holds import LayerHold
 from pytest_containers.images.store.layers import Want
 from pytest_containers.model.errors import ImageError, RegistryError, hide_frames
 from pytest_containers.model.transfer import Part
@@ -35,9 +37,11 @@ class SharedSteps:
     Args:
         library: The image store.
         repository: Where steps are shared.
+        pushes: Pushes them.
     """
 
-    def __init__(self, library: Library, repository: SharedRepository) -> None:
+    def __init__(self, library: Library, repository: SharedRepository, pushes: Pushes) -> None:
+        self._pushes = pushes
         self._library = library
         self._repository = repository
         self._turns = Turns(repository)
@@ -52,10 +56,16 @@ class SharedSteps:
         return self._turns.take(self._tag(key), lambda: self._look(key))
 
     def offer(self, key: str, layer: Layer | None) -> None:
-        """Push a step that was done here, unless others have meanwhile."""
-        tag, repository = self._tag(key), self._repository
-        if not repository.writable:
+        """Push a step that was done here, unless others have meanwhile; returns at once."""
+        if not self._repository.writable:
             return
+        layers = [] if layer is None else [layer]
+        self._pushes.add(
+            lambda: self._push(key, layer), lambda: LayerHold(self._library.store, layers)
+        )
+
+    def _push(self, key: str, layer: Layer | None) -> None:
+        tag, repository = self._tag(key), self._repository
         diff_id = "" if layer is None else layer.diff_id
         config = {"format": FORMAT, "key": key, "diff_id": diff_id}
         notes = {
