@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pytest_containers.model.image import HealthCheck as HealthCheck
 from pytest_containers.model.image import ImageConfig as ImageConfig
@@ -12,8 +12,7 @@ from pytest_containers.model.image import ImageConfig as ImageConfig
 Owner = Literal["mapped", "caller"]
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A directory of the store that becomes one read-only overlay layer.
 
     Attributes:
@@ -31,8 +30,7 @@ class Layer:
     diff_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class HostMount:
+class HostMount(NamedTuple):
     """A directory of the host, shown read-only at `target` (which exists in the layers).
 
     Attributes:
@@ -51,8 +49,7 @@ DEVICES: dict[tuple[str, int, int], str] = {
 """Names in ``/dev`` of the devices that every container has, by kind, major and minor number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """A device node in a layer.
 
     Attributes:

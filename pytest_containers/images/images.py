@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +137,8 @@ class Images:
     def _get(self, reference: str, etc: Sequence[str], binaries: Sequence[str]) -> Image:
         source = parse(reference)
         if isinstance(source, HostSource):
-            source = replace(
-                source, etc=(*source.etc, *etc), binaries=(*source.binaries, *binaries)
+            source = source._replace(
+                etc=(*source.etc, *etc), binaries=(*source.binaries, *binaries)
             )
             store = self.library.store
             return host_image(store, source, project=self._project, name=reference)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pytest_containers.model.errors import ImageError, hide_frames
 from pytest_containers.model.harmless import quoted
@@ -18,15 +17,19 @@ _MAX_NAME = 255
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_host = re.compile(rf"{_HOST}\Z", re.ASCII)
-_path = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
-_tag = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z", re.ASCII)
-_digest = re.compile(r"(?:sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128})\Z", re.ASCII)
-_hex_id = re.compile(r"[a-f0-9]{64}\Z", re.ASCII)
+# Compiled when they are used: `host:` needs none of them.
+_PATH = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_DIGEST = r"(?:sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128})"
+_HEX_ID = r"[a-f0-9]{64}"
 
 ArchiveKind = Literal["oci", "oci-archive", "docker-archive"]
 ARCHIVE_KINDS: tuple[ArchiveKind, ...] = ("oci", "oci-archive", "docker-archive")
 _SOURCES = ("host", *ARCHIVE_KINDS, "rootfs")
+
+
+def _is(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, name, re.ASCII) is not None
 
 
 def check_digest(digest: object) -> str:
@@ -37,15 +40,14 @@ def check_digest(digest: object) -> str:
     Raises:
         ImageError: It is not.
     """
-    if not isinstance(digest, str) or not _digest.match(digest):
+    if not isinstance(digest, str) or not _is(_DIGEST, digest):
         raise ImageError(
             f"{quoted(digest)} is not a digest; it must be 'sha256:' and 64 lower-case hex digits"
         )
     return digest
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """``[host[:port]/]path[:tag][@digest]``, completed as Docker completes it."""
 
     registry: str
@@ -71,8 +73,7 @@ class Reference:
         return f"{self.registry}/{self.repository}{self._suffix()}"
 
 
-@dataclass(frozen=True, slots=True)
-class HostSource:
+class HostSource(NamedTuple):
     """``host:[?path=/a&etc=mysql&project=1]``: this machine's own programs."""
 
     paths: tuple[str, ...] = ()
@@ -81,8 +82,7 @@ class HostSource:
     project: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveSource:
+class ArchiveSource(NamedTuple):
     """``oci:/dir[:tag]``, ``oci-archive:/file[:tag]`` or ``docker-archive:/file[:name]``.
 
     The path ends at the first colon, as skopeo has it.
@@ -96,8 +96,7 @@ class ArchiveSource:
         return f"{self.kind}:{self.path}" + (f":{self.name}" if self.name else "")
 
 
-@dataclass(frozen=True, slots=True)
-class RootfsSource:
+class RootfsSource(NamedTuple):
     """``rootfs:/file.tar`` or ``rootfs:/directory``: a root file system without a config."""
 
     path: str
@@ -133,28 +132,28 @@ def parse_reference(reference: str) -> Reference:
         ImageError: It is none.
     """
     rest, at_sign, digest = reference.partition("@")
-    if at_sign and not _digest.match(digest):
+    if at_sign and not _is(_DIGEST, digest):
         raise _bad(
             reference, f"{quoted(digest)} is not a digest ('sha256:' and 64 lower-case hex digits)"
         )
-    if _hex_id.match(rest):
+    if _is(_HEX_ID, rest):
         raise _bad(reference, "64 hex digits are an image id, not a name")
     first, slash, remainder = rest.partition("/")
     if slash and (first == "localhost" or "." in first or ":" in first or first.lower() != first):
         registry, rest = first, remainder
     else:
         registry = DEFAULT_REGISTRY
-    if not _host.match(registry):
+    if not _is(_HOST, registry):
         raise _bad(reference, f"{quoted(registry)} is not a host name with an optional port")
     path, colon, tag = rest.partition(":")
     if colon and not tag:
         kinds = ", ".join(f"'{kind}:'" for kind in _SOURCES)
         raise _bad(reference, f"no tag follows it, and sources that begin like this are {kinds}")
-    if colon and not _tag.match(tag):
+    if colon and not _is(_TAG, tag):
         raise _bad(
             reference, f"{quoted(tag)} is not a tag (letters, digits, '_', '.', '-'; at most 128)"
         )
-    if not _path.match(path):
+    if not _is(_PATH, path):
         why = "upper-case letters" if path.lower() != path else "characters or separators"
         raise _bad(reference, f"{quoted(path)} has {why} that a repository name may not have")
     if registry in ("index.docker.io", "registry-1.docker.io"):

@@ -249,7 +249,7 @@ class Engine(Protocol):
         container uses now.
         """
 
-    def finish_sharing(self, timeout_s: float) -> None:
+    def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Wait until what other machines may use is pushed; after a time, warn and give it up."""
 
     def close(self) -> None:

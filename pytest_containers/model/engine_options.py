@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pytest_containers.model import settings
 from pytest_containers.model.settings import Settings
-from pytest_containers.model.sharing import Sharing
+
+if TYPE_CHECKING:
+    from pytest_containers.model.sharing import Sharing
 
 PullPolicy = Literal["missing", "always", "never"]
 _PREFIX_VARIABLE = "TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX"
@@ -92,4 +94,6 @@ def sharing(chosen: Settings) -> Sharing | None:
     states, build_cache = chosen.get(settings.STATES), chosen.get(settings.BUILD_CACHE)
     if states is None and build_cache is None:
         return None
+    from pytest_containers.model.sharing import Sharing
+
     return Sharing(states, build_cache, chosen.get(settings.STATES_KEY))

@@ -6,13 +6,11 @@ import re
 
 # Control characters move the cursor or rewrite lines; those for writing directions reorder them.
 # Halves of characters, as of names that are not UTF-8, cannot be written to most streams.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _COMMANDS = (
-    (re.compile(r"^(\s*):(?=:)", re.MULTILINE), r"\1: "),  # GitHub: ::error …::
-    (re.compile(r"#(?=#(?:vso|teamcity)?\[)"), "# "),  # Azure, GitHub, TeamCity: ##vso[…]
-    (re.compile(r"section_(?=(?:start|end):)"), "section_ "),  # GitLab: section_start:…
+    (r"(?m)^(\s*):(?=:)", r"\1: "),  # GitHub: ::error …::
+    (r"#(?=#(?:vso|teamcity)?\[)", "# "),  # Azure, GitHub, TeamCity: ##vso[…]
+    (r"section_(?=(?:start|end):)", "section_ "),  # GitLab: section_start:…
 )
 
 
@@ -37,9 +35,9 @@ def harmless(output: str) -> str:
     Control characters other than tabs and line ends are shown as in Python (``\\x1b``), and a space
     breaks what a CI service would take for a command: ``: :error``.
     """
-    output = _CONTROL.sub(_escaped, output)
+    output = re.sub(_CONTROL, _escaped, output)
     for command, replacement in _COMMANDS:
-        output = command.sub(replacement, output)
+        output = re.sub(command, replacement, output)
     return output
 
 

@@ -14,7 +14,7 @@ Rate = Mapping[str, int | str]
 LEAST_MEMORY_BYTES = 6 << 20
 """Docker's: with less, nothing gets as far as its first system call."""
 RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
-_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*\Z", re.ASCII)
+_CPU_LIST = r"\d+(-\d+)?(,\d+(-\d+)?)*"
 
 
 def check_limits(
@@ -46,7 +46,7 @@ def check_limits(
         raise SpecError(f"pids_limit {pids_limit} is not 1 or more, nor -1 for no limit")
     if cpus is not None and not 0.01 <= cpus < 1 << 16:
         raise SpecError(f"cpus {cpus} is not a number of processors from 0.01 on")
-    if cpuset is not None and not _CPU_LIST.match(cpuset):
+    if cpuset is not None and not re.fullmatch(_CPU_LIST, cpuset, re.ASCII):
         raise SpecError(f"cpuset {quoted(cpuset)} is not a list of processors such as '0-2,4'")
     if mem_limit is not None:
         _check_memory(mem_limit, memswap_limit)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WAIT_S = 60.0
-SHARING_S = 60.0
-"""How long the end of a test run waits until its results are pushed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 
 _UNITS = "kmgtp"
 _SHOWN_UNITS = ("B", "kB", "MB", "GB", "TB")
-_SIZE = re.compile(r"([0-9]{1,25}(?:\.[0-9]{1,25})?) ?(?:([kmgtp])i?)?b?", re.IGNORECASE | re.ASCII)
+_SIZE = r"([0-9]{1,25}(?:\.[0-9]{1,25})?) ?(?:([kmgtp])i?)?b?"
 _MAX_BYTES = (1 << 63) - 1
 """Sizes go to the kernel as ``loff_t``."""
 
@@ -27,7 +27,7 @@ def parse_size(size: int | str) -> int:
         return size
     if isinstance(size, int) and not isinstance(size, bool):
         size = str(size)
-    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    match = re.fullmatch(_SIZE, size, re.IGNORECASE | re.ASCII) if isinstance(size, str) else None
     if match is None:
         raise ValueError(
             f"{size!r:.200} is not a size; expected a number of bytes such as 64m or 1GiB"

@@ -162,7 +162,7 @@ def _end(config: pytest.Config) -> None:
     manager = config.stash.get(_manager_key, None)
     if manager is not None:
         manager.close()
-    if _services_key in config.stash:
+    if _services_key in config.stash or config.getini(settings.SERVICES.ini):
         from pytest_containers.engines.choose import end_begun_run
 
         end_begun_run()
@@ -229,17 +229,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Give back temporary files; in a worker, send outcomes to the controller."""
     manager = session.config.stash.get(_manager_key, None)
     if manager is not None and manager.ours:
-        manager.give_back_temporary_files()
-        manager.keep_shared()
-        manager.finish_sharing()
+        manager.finish()
     if manager is not None and hasattr(session.config, "workeroutput"):
-        from dataclasses import astuple
-
-        reported = [list(astuple(outcome)) for outcome in manager.outcomes]
-        session.config.workeroutput["containers_states"] = reported
-        session.config.workeroutput["containers_journal"] = manager.journal.rows()
-    endpoints = sys.modules.get("pytest_containers.services.endpoints")
-    if endpoints is not None or _refused_key in session.config.stash:
+        output = session.config.workeroutput
+        output["containers_states"] = [list(outcome) for outcome in manager.outcomes]
+        output["containers_journal"] = manager.journal.rows()
+    used = "pytest_containers.services.endpoints" in sys.modules
+    if used or _refused_key in session.config.stash:
         from pytest_containers.plugin.refusals import finish
 
         finish(session, manager, session.config.stash.setdefault(_refused_key, []))

@@ -103,9 +103,9 @@ class Provider:
                 return
             number += 1
             title = f"{outcome.title} #{number}"
-        outcome = dataclasses.replace(outcome, title=title)
+        outcome = outcome._replace(title=title)
         self.outcomes[outcome.label, title] = outcome
-        self._workspace.journal.note_use(**dataclasses.asdict(outcome))
+        self._workspace.journal.note_use(**outcome._asdict())
 
     # -------------------------------------------------------------- recipes
 

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,13 +42,15 @@ class _IniLine(Declaration):
         return f"{self.path}: containers_services"
 
 
-@dataclass(slots=True)
 class _Declared:
     """A service: the place that declares it, and its value once it runs."""
 
-    where: Declaration
-    recipe: Recipe
-    value: Any = None
+    __slots__ = ("recipe", "value", "where")
+
+    def __init__(self, where: Declaration, recipe: Recipe) -> None:
+        self.where = where
+        self.recipe = recipe
+        self.value: Any = None
 
 
 class FailedService(NamedTuple):

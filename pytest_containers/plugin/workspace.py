@@ -23,7 +23,6 @@ from pytest_containers.model.errors import (
     hide_frames,
 )
 from pytest_containers.model.settings import Settings
-from pytest_containers.model.sharing import SHARING_S
 from pytest_containers.model.spec import ContainerSpec
 from pytest_containers.plugin.journal import ContainerLife, Journal
 from pytest_containers.plugin.keep import Keeper
@@ -282,7 +281,13 @@ class Workspace:
             if live.scope in wider and live.network_if_made is not None
         ]
 
-    def give_back_temporary_files(self) -> None:
+    def finish(self) -> None:
+        """Do what the end of the test run asks for, while the run still lives."""
+        self._give_back_temporary_files()
+        self._keep_shared()
+        self._finish_sharing()
+
+    def _give_back_temporary_files(self) -> None:
         """Let pytest remove what users of containers have left in its temporary directories."""
         # There is no public way to it that does not make the directory.
         factory = getattr(self.config, "_tmp_path_factory", None)
@@ -294,13 +299,13 @@ class Workspace:
         except ContainersError as error:
             _log.warning("files of containers below %s stay as they are: %s", folder, error)
 
-    def finish_sharing(self) -> None:
+    def _finish_sharing(self) -> None:
         """Wait until what other machines may use is pushed."""
         if self._engine is not None:
             with self.watch(lambda: "the push of states that other machines may use"):
-                self._engine.finish_sharing(SHARING_S)
+                self._engine.finish_sharing()
 
-    def keep_shared(self) -> None:
+    def _keep_shared(self) -> None:
         """Keep the shared containers that the settings name, at the end of the test run."""
         if self.worker:
             return  # others may still use them

@@ -25,7 +25,7 @@ __tracebackhide__ = hide_frames
 
 _DATA = "/data"
 # With types shown, strings are quoted, so only errors begin like this; also within those of EXEC.
-_REFUSED = re.compile(r"^ *(?:\d+[)~#%] +)*\(error\) (.*)|^(Invalid argument\(s\))$", re.MULTILINE)
+_REFUSED = r"(?m)^ *(?:\d+[)~#%] +)*\(error\) (.*)|^(Invalid argument\(s\))$"
 
 
 class Redis(Service):
@@ -124,7 +124,7 @@ class Redis(Service):
         """Run commands; the exit code of the client is 0 even if the server refuses one."""
         result = self.exec([*self._client(), "--no-raw"], input=lines, check=True)
         output = str(result.stdout.decode(errors="replace"))
-        refused = [error or syntax for error, syntax in _REFUSED.findall(output)]
+        refused = [error or syntax for error, syntax in re.findall(_REFUSED, output)]
         refused += result.stderr.decode(errors="replace").split("\n")[:1] if result.stderr else []
         if refused:
             raise ExecError(

@@ -8,9 +8,8 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_containers.model.errors import SpecError, hide_frames
 from pytest_containers.state.trace import NAMED_EVENT
@@ -25,8 +24,7 @@ UNSHARED = "only in this process, since it holds"
 _BACKWARDS = (".down.sql", ".rollback.sql", ".undo.sql")
 
 
-@dataclass(frozen=True, slots=True)
-class Seed:
+class Seed(NamedTuple):
     """A function or script that changes the data of a service.
 
     Attributes:

@@ -28,7 +28,7 @@ NAMED_EVENT = "pytest_containers.named"
 
 _COMMON_NAMES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "COV_CORE_", "COVERAGE_")
 _LISTED = ("os.listdir", "os.scandir")
-_TOOLS = re.compile(
+_TOOLS = (
     r"/(\.git|\.hg|\.svn|\.jj|\.tox|\.nox|\.venv|\.direnv|\.eggs|\.hypothesis|\.idea|\.vscode"
     r"|\.cache|\.\w+_cache|__pycache__)/|/\.coverage[^/]*/\Z"
 )
@@ -161,7 +161,7 @@ class UsageTrace:
         real = os.path.realpath(path)
         inside = f"{real}{os.sep}".startswith(self._root) and not real.startswith(self._outside)
         below = f"/{real[len(self._root) :]}/"
-        return real if inside and _TOOLS.search(below) is None else None
+        return real if inside and re.search(_TOOLS, below) is None else None
 
 
 def _environments() -> Iterator[str]:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_containers.model.engine import Container, Engine, Image
 from pytest_containers.model.errors import ContainersError, SeedError, hide_frames, tell_of_first
@@ -61,8 +61,7 @@ class Stage:
     limit_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result of a stage.
 
     Attributes:

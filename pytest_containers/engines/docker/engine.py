@@ -349,7 +349,7 @@ class DockerEngine:
     def give_back(self, folder: str | os.PathLike[str]) -> None:
         """Do nothing: files that containers of a daemon leave in bind mounts keep their owners."""
 
-    def finish_sharing(self, timeout_s: float) -> None:
+    def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Do nothing: this engine shares nothing with other machines."""
 
     def close(self) -> None:

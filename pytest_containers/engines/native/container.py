@@ -19,7 +19,6 @@ from pytest_containers.engines.native import (
     output,
 )
 from pytest_containers.engines.native.description import Description, describe
-from pytest_containers.linux.process import signal_is_in
 from pytest_containers.model.arguments import (
     LIMIT,
     MAPPING,
@@ -466,6 +465,8 @@ class Container:
             status = self.read_bytes("/proc/1/status").decode("utf-8", "replace")
         except ContainersError:
             return True
+        from pytest_containers.linux.process import signal_is_in
+
         return signal_is_in(status, signum, "SigCgt", "SigBlk")
 
     def kill(self, signal: str | int = "KILL") -> None:

@@ -18,7 +18,6 @@ from pytest_containers.images.image import Image
 from pytest_containers.images.images import Images
 from pytest_containers.model.errors import ContainersError, RunLostError, SpecError, hide_frames
 from pytest_containers.model.home import default_home
-from pytest_containers.model.sharing import SHARING_S
 from pytest_containers.model.spec import Bind
 from pytest_containers.runtime.wire.operations.session import (
     AttachImage,
@@ -202,7 +201,7 @@ class Core:
                 )
             return self._on_host
 
-    def finish_sharing(self, timeout_s: float) -> None:
+    def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Wait until what other machines may use is pushed; see `Engine.finish_sharing`."""
         images = self._images
         if images is not None and images.shared is not None:
@@ -211,7 +210,7 @@ class Core:
     def close(self) -> None:
         """End the run and all containers; idempotent."""
         if not self._closed and self._pid == os.getpid():
-            self.finish_sharing(SHARING_S)
+            self.finish_sharing()
         with self._lock:
             client, self._client = self._client, None
             self._closed = True

@@ -457,7 +457,7 @@ class Engine:
         require("give_back()", "folder", folder, PATH)
         self._core.give_back(Path(folder))
 
-    def finish_sharing(self, timeout_s: float) -> None:
+    def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Wait until what other machines may use is pushed; see the contract of engines."""
         self._core.finish_sharing(timeout_s)
 

@@ -265,7 +265,7 @@ class ProcessEngine:
     def give_back(self, folder: str | os.PathLike[str]) -> None:
         """Do nothing: all files are the caller's, or the caller is root."""
 
-    def finish_sharing(self, timeout_s: float) -> None:
+    def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Do nothing: this engine shares nothing with other machines."""
 
     def close(self) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_containers.images.reference import Reference, parse_reference
 from pytest_containers.images.store import records
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """The record of a name: the image that it stands for.
 
     Attributes:
@@ -47,7 +45,7 @@ class Record:
         return parse_reference(self.name)
 
 
-_FIELDS = frozenset(Record.__dataclass_fields__)
+_FIELDS = frozenset(Record._fields)
 _REQUIRED = ("name", "config")
 
 
@@ -74,7 +72,7 @@ class Names:
         """Let a name stand for an image, whatever it stood for before."""
         now = time.time()
         record = Record(str(reference), config, digest, resolved or digest, origin, now, now)
-        kept = asdict(record)
+        kept = record._asdict()
         del kept["used_at"]
         self._store.write_record(self._path(reference), kept, reference.familiar)
         return record
