@@ -132,6 +132,13 @@ def described(name: str) -> str:
         return str(error)
 
 
+def launch_ahead() -> None:
+    """Launch a process for the run of the native engine, before its options are known."""
+    from pytest_containers.runtime import launch
+
+    launch.launch_ahead()
+
+
 def begin_run(options: EngineOptions) -> None:
     """Start the run of the engine that will be made with `options`, which is imported meanwhile.
 

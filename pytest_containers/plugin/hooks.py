@@ -48,7 +48,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(newhooks)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add ``--containers-*`` and ``containers_*``."""
     group = parser.getgroup("containers", "containers for tests")
     for setting in settings.ALL:
@@ -56,6 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             group.addoption(setting.option, default=None, **setting.argument)
         kind: Literal["linelist", "string"] = "linelist" if setting.several else "string"
         parser.addini(setting.ini, setting.help_text, type=kind)
+    config: Any = pluginmanager.get_plugin("pytestconfig")  # it has read the ini file
+    if getattr(config, "known_args_namespace", None) and config.getini(settings.SERVICES.ini):
+        from pytest_containers.plugin.startup import launch_ahead
+
+        launch_ahead(config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -83,6 +83,23 @@ def settings_of(config: pytest.Config) -> Settings:
     )
 
 
+def launch_ahead(config: pytest.Config) -> None:
+    """Launch a process for session services as soon as the ini file is known to have any.
+
+    Its interpreter starts while pytest imports other plugins, and this one.
+    """
+    engine = settings.ENGINE
+    # The options of plugins are not parsed yet.
+    chosen = any(argument.startswith(engine.option) for argument in config.invocation_params.args)
+    if not chosen:
+        name = os.environ.get(engine.variable) or config.getini(engine.ini) or engine.default
+        chosen = name != "native"
+    if not chosen and "PYTEST_XDIST_WORKER" not in os.environ and not is_dormant(config):
+        from pytest_containers.engines import choose
+
+        choose.launch_ahead()
+
+
 def begin_run(config: pytest.Config) -> None:
     """Start the run for session services, whose modules are imported meanwhile.
 

@@ -156,6 +156,38 @@ assert db.url() == os.environ["DB"]
         result.stdout.fnmatch_lines(["cache *"])
 
 
+SPY = """
+import sys
+from pytest_containers.runtime import launch
+original = launch._launch
+
+def recorded():
+    with open("launches", "a") as file:
+        print("pytest_containers.plugin.session_services" in sys.modules, file=file)
+    return original()
+
+launch._launch = recorded
+"""
+
+
+def test_the_run_is_launched_once_and_before_its_options_are_known(run, pytester) -> None:
+    pytester.makeini(INI)
+    pytester.makepyfile(spy=SPY)
+    pytester.syspathinsert()
+    result = run("def test_it(cache): assert cache.url()", "-p", "spy")
+    result.assert_outcomes(passed=1)
+    assert (pytester.path / "launches").read_text() == "False\n"
+
+
+@pytest.mark.parametrize("argument", ["--collect-only", "--containers-engine=docker"])
+def test_nothing_is_launched_without_use(run, pytester, argument: str) -> None:
+    pytester.makeini(INI)
+    pytester.makepyfile(spy=SPY)
+    pytester.syspathinsert()
+    run("def test_it(cache): pass", "-p", "spy", argument)
+    assert not (pytester.path / "launches").exists()
+
+
 @pytest.mark.parametrize("place", ["ini", "conftest"])
 def test_a_server_that_does_not_start_is_one_error(run, pytester, place: str) -> None:
     if place == "ini":
