@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_containers.model import engine as contract
     from pytest_containers.runtime.wire.client import Client
     from pytest_containers.runtime.wire.message import Operation
+    from pytest_containers.runtime.wire.operations.run import RunFacts
 
 __tracebackhide__ = hide_frames
 
@@ -238,7 +239,10 @@ class Core:
 
     def _inside(self) -> RunInside:
         identity = "" if self._broker is not None else self._run_options["identity"]
-        return RunInside(lambda: self.client, identity, self._home_path())
+        return RunInside(lambda: self.client, self._known_facts, identity, self._home_path())
+
+    def _known_facts(self) -> RunFacts | None:
+        return None if self._client is None else self._client.known_facts
 
     def _home_path(self) -> str:
         return os.path.abspath(self._home or default_home())

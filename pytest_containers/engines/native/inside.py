@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from pytest_containers.model.errors import ImageError
 if TYPE_CHECKING:
     from pytest_containers.runtime.wire.client import Client
     from pytest_containers.runtime.wire.operations.job import Job
+    from pytest_containers.runtime.wire.operations.run import RunFacts
 
 
 class RunInside:
@@ -20,26 +20,37 @@ class RunInside:
 
     Args:
         client: Returns the connection; called on first use.
+        known_facts: Returns the facts of the run if they are known without a wait.
         identity: The `identity` of `Engine`; empty for the run of another process.
         home: The image store.
     """
 
-    def __init__(self, client: Callable[[], Client], identity: str, home: str) -> None:
+    def __init__(
+        self,
+        client: Callable[[], Client],
+        known_facts: Callable[[], RunFacts | None],
+        identity: str,
+        home: str,
+    ) -> None:
         self._client = client
+        self._known_facts = known_facts
         self._identity = identity
         self._home = home
+        self._expected: str = ""
 
-    @functools.cached_property
+    @property
     def id_map_class(self) -> str:
         """The class of id maps; see `images.Inside`. The run is asked only if it may differ."""
-        if self._identity and sys.platform == "linux":
+        facts = self._known_facts()
+        if facts is not None:
+            return facts.id_map_class
+        if not self._expected and self._identity and sys.platform == "linux":
             from pytest_containers.runtime.identity import choose, is_certain
 
             identity = choose(self._identity, self._home)
             if is_certain(identity):
-                return identity.id_map_class
-        name: str = self._client().facts.id_map_class
-        return name
+                self._expected = identity.id_map_class
+        return self._expected or self._client().facts.id_map_class
 
     def call(
         self, job: Job[Any, Any], args: Mapping[str, Any], fds: Sequence[int]
@@ -52,10 +63,11 @@ class RunInside:
                 that is free.
         """
         client = self._client()
-        if client.facts.id_map_class != self.id_map_class:
+        own = client.facts.id_map_class
+        if self._expected not in ("", own):
             raise ImageError(
-                f"the run has the ids {client.facts.id_map_class}, but its layers are named for "
-                f"{self.id_map_class}: /etc/subuid or /etc/subgid has changed while it started; "
-                "start again, or give this account a range of its own there"
+                f"the run has the ids {own}, but its layers were named for {self._expected}: "
+                "/etc/subuid or /etc/subgid has changed while it started; start again, or give "
+                "this account a range of its own there"
             )
         return call_job(client, job, args, fds, kind=ImageError)

@@ -104,6 +104,11 @@ class Client:
                     self._facts = self._greeted()
         return self._facts
 
+    @property
+    def known_facts(self) -> RunFacts | None:
+        """The facts of the run if they have been waited for, else None."""
+        return self._facts
+
     def _greeted(self) -> RunFacts:
         if self._refused is not None:
             raise self._refused
