@@ -340,6 +340,17 @@ def test_the_end_of_the_program_takes_its_daemons_along(engine: Engine) -> None:
     assert _segments() == before
 
 
+def test_the_end_of_one_container_leaves_programs_of_others_alone(engine: Engine) -> None:
+    """The guardian looks for what an ended init has left while others fork."""
+    forks = "echo ready; while [ ! -e /tmp/end ]; do /bin/true || echo died $?; done"
+    with engine.run("host:", ["sh", "-c", forks], ready=pc.wait.log("ready")) as box:
+        for _ in range(30):
+            engine.run("host:", ["true"]).remove()
+        box.write_text("/tmp/end", "")
+        assert box.wait(10) == 0
+        assert box.logs().stdout == "ready\n"
+
+
 # --------------------------------------------------------------------------------- images
 
 

@@ -56,6 +56,15 @@ def descendants(
             os.close(opened)
 
 
+def children(pid: int) -> list[int]:
+    """Return the children of a process, zombies included."""
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _children(proc, pid)
+    finally:
+        os.close(proc)
+
+
 def _children(proc: int, pid: int) -> list[int]:
     """Return the children of all threads of a process (CONFIG_PROC_CHILDREN, as of Docker)."""
     found: list[int] = []
@@ -64,8 +73,9 @@ def _children(proc: int, pid: int) -> list[int]:
     except OSError:  # it has ended
         return found
     try:
-        for thread in os.listdir(folder):
-            found += map(int, _read(folder, f"{thread}/children").split())
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for thread in os.listdir(folder):
+                found += map(int, _read(folder, f"{thread}/children").split())
     finally:
         os.close(folder)
     return found

@@ -17,6 +17,7 @@ from pytest_containers.engines.process import wire
 from pytest_containers.engines.process.ending import (
     await_end,
     become_subreaper,
+    children,
     descendants,
     kill_descendants,
     reap,
@@ -80,10 +81,14 @@ def run_guardian(
 
 
 def _bury(inits: set[int]) -> None:
-    """Reap; kill what an init has left that was killed itself."""
+    """Reap; kill what an init has left that was killed itself.
+
+    Only children count, which orphans have become: a program that a living init forks meanwhile is
+    never one. The end of each brings this here again, with those that it has left.
+    """
     for pid, _ in reap():
         inits.discard(pid)
-    kept = {pid for init in inits for pid in (init, *descendants(init))}
-    for orphan in set(descendants(os.getpid())) - kept:
-        with contextlib.suppress(OSError):
-            os.kill(orphan, signal.SIGKILL)
+    for orphan in set(children(os.getpid())) - inits:
+        for pid in (orphan, *descendants(orphan)):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
