@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 
 _FOLDER = "/var/lib/own-bind"
-_CONFIG = f"{_FOLDER}/named.conf"
+_CONFIG = "/etc/own-bind/named.conf"
 _OWN = f"""
 options {{
     directory "{_FOLDER}";
@@ -96,7 +97,8 @@ class Bind9(Service):
             path = f"{_FOLDER}/{name}.zone"
             # The image may be a snapshot, whose updates belong to its own file.
             scripts.append(f"[ -e {path} ] || {writing(path, self._file_of(zone))}")
-        return [directories(self.image, _FOLDER, script="; ".join(scripts))]
+        folders = (_FOLDER, posixpath.dirname(_CONFIG))
+        return [directories(self.image, *folders, script="; ".join(scripts))]
 
     def _file_of(self, zone: Sequence[str] | str | os.PathLike[str]) -> str:
         if isinstance(zone, str | os.PathLike):

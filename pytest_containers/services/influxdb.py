@@ -74,7 +74,12 @@ class InfluxDB(Service):
             **self.env,
         }
         ready = wait.http("/ping", port=self.number)
-        return self.spec(["influxd", "run"], ready, env=env)
+        command = ["influxd", "run"]
+        if image.mounts:  # else it looks for its file by itself
+            config = "/etc/influxdb/influxdb.conf"
+            has_own = self.server_mounts().below("/etc/influxdb")
+            command += ["-config", config if has_own else "/dev/null"]
+        return self.spec(command, ready, env=env)
 
     def prepare(self, image: Image) -> Sequence[Stage]:
         """Return the stage of a first start, which makes the user and the database."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
@@ -35,6 +37,12 @@ _HEEDED = (
     "ALLOW_EMPTY_ROOT_PASSWORD", "RANDOM_ROOT_PASSWORD", "INITDB_SKIP_TZINFO", "AUTO_UPGRADE",
     "DISABLE_UPGRADE_BACKUP",
 )  # fmt: skip
+# The programs of this machine take the user's id before they begin rather than on their own: where
+# the process engine runs them, a server that does it afterwards cannot open its port.
+_AS_USER = """
+[ "$(id -u)" -ne 0 ] || set -- setpriv --reuid=mysql --regid=mysql --init-groups "$@"
+exec "$@"
+"""
 # $0 is the log, $1 to … the server: it is started, and its end awaited if it does not answer.
 _START = (
     'log=$0; "$@" > "$log" 2>&1 & pid=$!; '
@@ -134,7 +142,10 @@ class MariaDB(SqlService):
             *(self._tls_options() if self.tls else ()),
             *(() if self.durable else (*self.fast, *self.sizes)),
         ]
-        return self.spec([self.programs[0], *arguments], _MariaDBReady(), env=self.env)
+        words = [self.programs[0], *arguments]
+        if image.mounts and shutil.which("setpriv"):
+            words = ["sh", "-c", _AS_USER, "sh", *words]
+        return self.spec(words, _MariaDBReady(), env=self.env)
 
     def _defaults(self) -> str:
         return f"--defaults-file={_OPTIONS}" if self._configurations() else "--no-defaults"
@@ -355,7 +366,7 @@ class MySQL(MariaDB):
         sql = "".join(f"{statement};\n" for statement in self._first_statements()[2:])
         path = "/run/mysqld/first.sql"
         container.write_text(path, sql)
-        server = " ".join(self.serve(container.image).command or ())
+        server = shlex.join(self.serve(container.image).command or ())
         start = (
             f"{server} --skip-networking --init-file={path} & pid=$!; "
             f"until mysqladmin --no-defaults --socket={_SOCKET} --user={self.user} ping; "

@@ -11,6 +11,7 @@ from pytest_containers.model.engine import Container
 from pytest_containers.model.errors import SpecError, hide_frames
 from pytest_containers.model.image import Image
 from pytest_containers.model.spec import ContainerSpec
+from pytest_containers.services.base import writing
 from pytest_containers.services.certificates import AUTHORITY, CERTIFICATE, KEY
 from pytest_containers.services.service import Service
 from pytest_containers.services.steps import run_step
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 
-_CONFIG, _PASSWORDS = "/mosquitto/own.conf", "/mosquitto/passwords"
-_OFFICIAL = "/mosquitto/config"
+_OFFICIAL, _DATA = "/mosquitto/config", "/mosquitto/data"
 # CONNECT of MQTT 3.1.1, clean session, keep-alive 60 s, client "ready" (section 3.1).
 _CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
 
@@ -80,30 +80,38 @@ class Mosquitto(Service):
         # It answers those without a password as well, if only that they may not enter.
         ready = wait.tcp(self.number, _CONNECT, b"\x20\x02\x00", tls=self.tls)
         own = not self.server_mounts().below(_OFFICIAL)
-        config = _CONFIG if own else f"{_OFFICIAL}/mosquitto.conf"
+        config = f"{self._folders(image)[0]}/own.conf" if own else f"{_OFFICIAL}/mosquitto.conf"
         return self.spec(["mosquitto", "-c", config], ready, env=self.env)
 
     def prepare(self, image: Image) -> Sequence[Stage]:
         """Return the stage that writes the configuration."""
-        parts = {"the configuration": self._config(), "the users": repr(self.users)}
+        parts = {"the configuration": self._config(image), "the users": repr(self.users)}
         return [Stage("configuration", self.idle(image), self._configure, parts, traced=False)]
 
-    def _config(self) -> str:
+    def _folders(self, image: Image) -> tuple[str, str]:
+        """Return the directories of the configuration and of the data."""
+        packaged = self.is_packaged(image)
+        return ("/etc/mosquitto", "/var/lib/mosquitto") if packaged else ("/mosquitto", _DATA)
+
+    def _config(self, image: Image) -> str:
+        config, data = self._folders(image)
         lines = [f"listener {self.number}", "user root", "persistence true"]
-        lines += ["persistence_location /mosquitto/data/"]
+        lines += [f"persistence_location {data}/"]
         lines += [f"allow_anonymous {'false' if self.users else 'true'}"]
-        lines += [f"password_file {_PASSWORDS}"] if self.users else []
+        lines += [f"password_file {config}/passwords"] if self.users else []
         if self.tls:
             lines += [f"cafile {AUTHORITY}", f"certfile {CERTIFICATE}", f"keyfile {KEY}"]
         return "\n".join([*lines, ""])
 
     def _configure(self, container: Container) -> None:
-        run_step(container, "configuration", ["mkdir", "-p", "/mosquitto/data"])
-        container.write_text(_CONFIG, self._config())
+        config, data = self._folders(container.image)
+        own = writing(f"{config}/own.conf", self._config(container.image))
+        run_step(container, "configuration", ["sh", "-ec", f"mkdir -p {config} {data}; {own}"])
         if self.users:
             lines = "".join(f"{name}:{secret}\n" for name, secret in self.users.items())
-            container.write_text(_PASSWORDS, lines, mode=0o600)
-            run_step(container, "mosquitto_passwd", ["mosquitto_passwd", "-U", _PASSWORDS])
+            passwords = f"{config}/passwords"
+            container.write_text(passwords, lines, mode=0o600)
+            run_step(container, "mosquitto_passwd", ["mosquitto_passwd", "-U", passwords])
 
     def version_command(self) -> list[str]:
         """Return the command that prints the version."""

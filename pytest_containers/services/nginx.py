@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 
 _CONFIG = "/tmp/nginx.conf"
+# Of all modules that packages of distributions have; their own places are compiled in.
+_TEMPORARY = " ".join(
+    f"{name}_temp_path /tmp/nginx-{name};"
+    for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
 _OWN = """
 daemon off;
 user root;
@@ -26,6 +31,7 @@ events {{}}
 http {{
     include /etc/nginx/mime.types;
     access_log /dev/stdout;
+    {temporary}
     {server}
 }}
 """
@@ -79,7 +85,9 @@ class Nginx(Service):
         mounts = list(server_mounts.mounted)
         if self.root is not None:
             mounts.append(Bind(self.root, "/srv/www", read_only=True))
-        config, path = _OWN.format(server=self._server(server_mounts)), _CONFIG
+        temporary = _TEMPORARY if self.is_packaged(image) else ""
+        config = _OWN.format(temporary=temporary, server=self._server(server_mounts))
+        path = _CONFIG
         prepare, directives = f'printf %s "$0" > {_CONFIG}', ""
         if self.config is not None or server_mounts.below(_OFFICIAL):
             if self.config is not None:

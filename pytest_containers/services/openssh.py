@@ -12,7 +12,7 @@ from pytest_containers.model.image import Image
 from pytest_containers.model.spec import ContainerSpec
 from pytest_containers.services.base import writing
 from pytest_containers.services.service import Service
-from pytest_containers.services.steps import require_ids
+from pytest_containers.services.steps import require_ids, require_own_files
 from pytest_containers.state.warm import Stage
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class OpenSSH(Service):
 
         def act(container: Container) -> None:
             require_ids(container, "OpenSSH")
+            require_own_files(container, "OpenSSH makes an account", "/etc/passwd")
             container.exec(["sh", "-c", script], check=True)
 
         spec = ContainerSpec(self.image, ["sleep", "infinity"], entrypoint=())

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 _NODE = "rabbit@localhost"
 _ERLANG_ARGUMENTS = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
 _HOME, _PACKAGED = "/var/lib/rabbitmq", "/usr/lib/rabbitmq/bin"
+# As it has them itself: an engine without mounts leads words elsewhere, and no file.
+_PLACES = {
+    "RABBITMQ_CONF_ENV_FILE": "/etc/rabbitmq/rabbitmq-env.conf",
+    "RABBITMQ_ENABLED_PLUGINS_FILE": "/etc/rabbitmq/enabled_plugins",
+    "RABBITMQ_CONFIG_FILES": "/etc/rabbitmq/conf.d",
+    "RABBITMQ_ADVANCED_CONFIG_FILE": "/etc/rabbitmq/advanced.config",
+    "RABBITMQ_CONFIG_FILE": "/etc/rabbitmq/rabbitmq",
+    "RABBITMQ_MNESIA_BASE": f"{_HOME}/mnesia",
+    "RABBITMQ_LOG_BASE": "/var/log/rabbitmq",
+}
 
 
 class RabbitMQ(Service):
@@ -89,6 +99,7 @@ class RabbitMQ(Service):
             "HOME": _HOME,
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_PID_FILE": "/tmp/rabbitmq.pid",
+            **_PLACES,
             "LANG": "C.UTF-8",
             **self.env,
             _ERLANG_ARGUMENTS: config,

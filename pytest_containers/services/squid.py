@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote
 
 from pytest_containers.model import wait
+from pytest_containers.model.engine import Container
 from pytest_containers.model.image import Image
 from pytest_containers.model.spec import ContainerSpec
 from pytest_containers.services.base import directories, writing
 from pytest_containers.services.service import Service
+from pytest_containers.services.steps import require_own_files
 from pytest_containers.state.warm import Stage
 
 if TYPE_CHECKING:
     from pytest_containers.services.options import SquidFixture
 
 
-_FOLDER = "/etc/own-squid"
+_FOLDER, _MEMORY = "/etc/own-squid", "/dev/shm/own-squid"
 _OWN = """
 http_port 3128
 visible_hostname squid
@@ -85,4 +88,10 @@ class Squid(Service):
         config = _OWN + (_LOGIN if self.user else "http_access allow all\n")
         helper = writing(f"{_FOLDER}/login", _HELPER.format(f"'{login}'"))
         script = f"{writing(f'{_FOLDER}/squid.conf', config)}; {helper}; chmod 755 {_FOLDER}/login"
-        return [directories(self.image, _FOLDER, script=script)]
+        stage = directories(self.image, _FOLDER, script=script)
+
+        def act(container: Container) -> None:
+            require_own_files(container, "Squid keeps an index in shared memory", _MEMORY)
+            stage.act(container)
+
+        return [dataclasses.replace(stage, act=act)]

@@ -43,6 +43,24 @@ def require_ids(container: Container, service: str) -> None:
         )
 
 
+def require_own_files(container: Container, purpose: str, path: str) -> None:
+    """Refuse a container where a file is that of this machine, as with the process engine.
+
+    Args:
+        purpose: What the file is for: ``"OpenSSH makes an account"``.
+        path: The file, which is appended to; a file that it makes for that stays.
+
+    Raises:
+        UnsupportedError: The file cannot be written.
+    """
+    if container.exec(["sh", "-c", f": >> {path}"], user="0").returncode:
+        raise UnsupportedError(
+            f"{purpose} in {path}, which is the machine's here and read-only; "
+            "use engine 'native', or an image",
+            engines=["native"],
+        )
+
+
 def _is_single(uid_map: str) -> bool:
     """Return True for ``/proc/PID/uid_map`` of one id."""
     return uid_map.split()[2:] == ["1"]

@@ -20,7 +20,7 @@ from pytest_containers.engines.process.names import HOST_NAME
 from pytest_containers.engines.process.refusals import refuse
 from pytest_containers.engines.process.run import Run
 from pytest_containers.engines.process.trees import Spares, copy_tree, merge_layer, remove_beside
-from pytest_containers.engines.process.view import PRIVATE, FileView
+from pytest_containers.engines.process.view import ETC, PRIVATE, FileView
 from pytest_containers.images.image import Image
 from pytest_containers.images.images import Images
 from pytest_containers.linux import landlock
@@ -247,7 +247,7 @@ class ProcessCore:
         return folder
 
     def _skeleton(self, layer: Path) -> Path:
-        """Return the private directories of ``host:``, without what programs find in /etc."""
+        """Return the private directories of ``host:``, with what it names of /etc (``etc=``)."""
         with self._lock:
             folder = self.run.places.files / "skeletons" / layer.parent.name
             if not folder.is_dir():
@@ -258,9 +258,11 @@ class ProcessCore:
                         copy_tree(entry.path, f"{partial}/{entry.name}", owners=self.is_root)
                         shutil.copymode(entry.path, f"{partial}/{entry.name}")
                 (partial / "etc").mkdir()
-                for name in ("passwd", "group"):
-                    if (layer / "etc" / name).exists():
-                        shutil.copy(layer / "etc" / name, partial / "etc" / name)
+                for entry in os.scandir(layer / "etc"):
+                    if entry.name in ("passwd", "group"):
+                        shutil.copy(entry.path, partial / "etc" / entry.name)
+                    elif entry.name not in ETC and entry.is_dir():
+                        copy_tree(entry.path, f"{partial}/etc/{entry.name}", owners=self.is_root)
                 partial.rename(folder)
             return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -17,6 +18,7 @@ _WHITEOUT_DEVICE = 0
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 _MOST_LEVELS = 400
 """Of nested directories: paths are named as a whole, and the interpreter recurses."""
+_MOST_TEXT_BYTES = 1 << 20
 _CP, _RM = shutil.which("cp"), shutil.which("rm")
 
 
@@ -139,6 +141,23 @@ def remove_beside(folder: str) -> None:
                 check=False,
             )
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_in_files(folder: str, old: str, new: str) -> None:
+    """Replace a path in the small regular files of a directory, where no name goes on after it."""
+    pattern = re.compile(re.escape(old.encode()) + rb"(?![\w.-])")
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = Path(where, name)
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_TEXT_BYTES:
+                continue
+            data = path.read_bytes()
+            changed = pattern.sub(new.encode(), data)
+            if changed != data:
+                path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
+                path.write_bytes(changed)
+                path.chmod(stat.S_IMODE(status.st_mode))
 
 
 def merge_layer(layer: str, target: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pytest_containers.engines.process import opening
+from pytest_containers.engines.process.trees import replace_in_files
 from pytest_containers.linux.files import follow_links
 
 _RECORD = ".private-paths"
@@ -25,17 +26,19 @@ PRIVATE = (
 )  # fmt: skip
 """Directories of the machine in whose place each container has its own."""
 ETC = (
-    "passwd", "group", "nsswitch.conf", "host.conf", "gai.conf", "hosts", "hostname",
+    "passwd", "group", "nsswitch.conf", "host.conf", "gai.conf", "hosts", "hosts.allow",
+    "hosts.deny", "hostname",
     "resolv.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "ssl",
     "ca-certificates", "pki", "crypto-policies", "alternatives", "localtime", "timezone",
     "services", "protocols", "mime.types", "os-release", "debian_version", "alpine-release",
     "redhat-release", "locale.alias", "java", "fonts", "terminfo", "inputrc", "profile",
 )  # fmt: skip
-"""What of the machine's /etc a shared view shows: nothing with secrets."""
+"""What of the machine's /etc a shared view shows: nothing with secrets. The rest is private."""
 _LINKS = {"/var/run": "/run", "/var/lock": "/run/lock"}
 _SHOWN = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/sbin",
           "/sys", "/usr")  # fmt: skip
 _SHOWN_WHOLE = tuple(path for path in _SHOWN if path != "/etc")
+_OWN_ETC = rf"/etc/(?!(?:{'|'.join(map(re.escape, ETC))})(?![\w.-]))[\w.-]+"
 
 
 class FileView:
@@ -63,8 +66,25 @@ class FileView:
         self.shown: tuple[str, ...] = tuple(shown)
         self.mapped: dict[str, str] = dict(mapped or {})
         self._run_folders = tuple(run_folders)
-        self._written: dict[str, None] = dict.fromkeys(_recorded(root))
+        self._written: dict[str, None] = {}
         self._pattern: re.Pattern[str] | None = None
+        if not is_tree:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Make a copy of another container's files, a state for example, its own.
+
+        What programs have written to private files of /etc names the places of that container.
+        """
+        old_root, written = _recorded(self.root)
+        self._written = dict.fromkeys(written)
+        if old_root not in ("", self.root):
+            replace_in_files(f"{self.root}/etc", old_root, self.root)
+        self._note()
+
+    def _note(self) -> None:
+        record = json.dumps({"root": self.root, "written": list(self._written)}).encode()
+        opening.replace_file(self.root, f"{self.root}/{_RECORD}", record)
 
     # ------------------------------------------------------------------------- paths
 
@@ -94,8 +114,7 @@ class FileView:
                 raise PermissionError(13, "it is a file of the machine, which is read-only", path)
             self._written[normal] = None
             self._pattern = None
-            record = json.dumps(list(self._written)).encode()
-            opening.replace_file(self.root, f"{self.root}/{_RECORD}", record)
+            self._note()
             return self.root + normal
         return normal if is_shown else self.root + normal
 
@@ -155,7 +174,8 @@ class FileView:
     def _is_private(self, normal: str) -> bool:
         if any(_is_below(normal, tree) for tree in self.shown):
             return False  # an interpreter below /home, for example
-        return any(_is_below(normal, path) for path in (*PRIVATE, *self._written))
+        own = (*PRIVATE, *self._written)
+        return any(_is_below(normal, path) for path in own) or bool(re.match(_OWN_ETC, normal))
 
     # -------------------------------------------------------------------------- text
 
@@ -173,7 +193,7 @@ class FileView:
         if self._pattern is None:
             paths = sorted({*PRIVATE, *self.mapped, *self._written}, key=len, reverse=True)
             kept = [*self._run_folders, *self.shown]
-            names = "|".join(re.escape(path) for path in paths)
+            names = "|".join([*(re.escape(path) for path in paths), _OWN_ETC])
             alternatives = "|".join(re.escape(path) for path in sorted(kept, key=len)[::-1])
             skipped = rf"(?P<kept>(?:{alternatives})(?![\w.-]))|" if kept else ""
             self._pattern = re.compile(
@@ -189,14 +209,22 @@ class FileView:
         return self.place(path.rstrip("/.,") or path) + end
 
 
-def _recorded(root: str) -> list[str]:
-    """Return the paths that were made private before; programs may have written the record."""
+def _recorded(root: str) -> tuple[str, list[str]]:
+    """Return where the files were, and the paths that were made private.
+
+    Programs may have written the record.
+    """
     try:
         listed = json.loads(opening.read_file(root, f"{root}/{_RECORD}", _MOST_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
-        return []
-    paths = listed if isinstance(listed, list) else []
-    return [path for path in paths if isinstance(path, str) and path.startswith("/")]
+        return "", []
+    if not isinstance(listed, dict):
+        return "", []
+    old_root, paths = listed.get("root"), listed.get("written")
+    if not isinstance(old_root, str) or not old_root.startswith("/") or old_root == "/":
+        old_root = ""
+    written = paths if isinstance(paths, list) else []
+    return old_root, [path for path in written if isinstance(path, str) and path.startswith("/")]
 
 
 def _is_below(path: str, tree: str) -> bool:
