@@ -211,6 +211,23 @@ def test_a_container_has_its_own_private_files(engine: Engine, box: Container) -
     assert not os.path.exists("/tmp/file")
 
 
+def test_logs_have_what_was_written_before_an_answer(engine: Engine) -> None:
+    code = (
+        "import socket, sys\n"
+        "server = socket.create_server(('', 8000))\n"
+        "client = server.accept()[0]\n"
+        "while data := client.recv(10):\n"
+        "    print(data.decode(), end=' ', flush=True)\n"
+        "    client.sendall(data)\n"
+    )
+    with engine.run("host:", ["python3", "-c", code], ports=[8000]) as server:
+        with server.connect(8000) as client:
+            for number in range(200):
+                client.sendall(b"%03d" % number)
+                assert client.recv(10) == b"%03d" % number
+                assert server.logs().stdout.split()[-1] == f"{number:03d}"
+
+
 def test_links_do_not_lead_the_test_out(box: Container, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     # In two words, which nothing replaces.

@@ -55,22 +55,26 @@ class Output:
         self._is_over = False
 
     def _read(self, fd: int) -> bool:
-        part = read_part(fd)
-        if part is None:
-            return False
-        if not part:
-            self._run.ignore(fd)
-            self._open.pop(fd, None)
-            os.close(fd)
-            return False
+        """Read a part; close the descriptor at its end. On the thread of the run."""
         with self._changed:
+            part = self._take(fd)
+            if part == b"":
+                self._run.ignore(fd)
+                self._open.pop(fd, None)
+                os.close(fd)
+        return bool(part)
+
+    def _take(self, fd: int) -> bytes | None:
+        """Return a part, which is noted; None if there is none yet, empty at the end."""
+        part = read_part(fd)
+        if part:
             self._records.append((time.time(), self._open[fd], part))
             self._size_bytes += len(part)
             while self._is_too_much():
                 self._size_bytes -= len(self._records.popleft()[2])
                 self._dropped += 1
             self._changed.notify_all()
-        return True
+        return part
 
     def _is_too_much(self) -> bool:
         count = len(self._records)
@@ -82,17 +86,22 @@ class Output:
             for _ in range(_MOST_LATE_PARTS):
                 if not self._read(fd):
                     break
-            if fd in self._open:
-                self._run.ignore(fd)
-                del self._open[fd]
-                os.close(fd)
+            with self._changed:
+                if fd in self._open:
+                    self._run.ignore(fd)
+                    del self._open[fd]
+                    os.close(fd)
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
 
     def logs(self) -> Logs:
-        """Return the output so far."""
+        """Return the output so far, with all that was written before this call."""
         with self._changed:
+            for fd in list(self._open):
+                for _ in range(_MOST_LATE_PARTS):
+                    if not self._take(fd):
+                        break
             return Logs(tuple(self._records))
 
     def follow(
