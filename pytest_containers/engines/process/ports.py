@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_containers.engines.process.listening import ports_at
+from pytest_containers.engines.process.low_ports import real_port
 from pytest_containers.model.arguments import LIMIT, check, require
 from pytest_containers.model.errors import (
     ContainersError,
@@ -49,8 +50,8 @@ class ContainerPorts(ABC):
 
     @property
     def reachable(self) -> bool:
-        """True with a network: its address is one of this machine."""
-        return bool(self.ip)
+        """True with a network: its address is one of this machine, and its ports are real."""
+        return bool(self.ip) and real_port(1) == 1
 
     @property
     def host(self) -> str:
@@ -58,7 +59,7 @@ class ContainerPorts(ABC):
         return self.ip or "127.0.0.1"
 
     def port(self, number: int, protocol: str = "tcp") -> int:
-        """Return the port at `host`: the same number."""
+        """Return the port at `host`: the same number, if this user may listen on it."""
         return self.address(number, protocol)[1]
 
     def address(self, number: int, protocol: str = "tcp") -> tuple[str, int]:
@@ -69,7 +70,7 @@ class ContainerPorts(ABC):
         lead = self._leads.get((number, protocol))
         if lead is not None:
             return "127.0.0.1", lead.number
-        return self.ip, number
+        return self.ip, real_port(number)
 
     def connect(
         self, port: int, timeout_s: float | None = 10.0, *, protocol: str = "tcp"
@@ -81,7 +82,7 @@ class ContainerPorts(ABC):
         sock = socket.socket(socket.AF_INET, kind)
         try:
             sock.settimeout(timeout_s)
-            sock.connect((self.ip, port))
+            sock.connect((self.ip, real_port(port)))
             sock.settimeout(None)
         except OSError as error:
             sock.close()
@@ -103,7 +104,7 @@ class ContainerPorts(ABC):
                 for protocol in {protocol for _, protocol in ports}
                 for number in ports_at(self.ip or "0.0.0.0", protocol)
             }
-            missing = [port for port in ports if port not in open_ports]
+            missing = [port for port in ports if (real_port(port[0]), port[1]) not in open_ports]
             if not missing:
                 return
             if program.ended.wait(min(pause_s, max(deadline - time.monotonic(), 0))):

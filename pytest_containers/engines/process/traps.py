@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
+from pytest_containers.engines.process.low_ports import real_port
 from pytest_containers.engines.process.names import PORT
 from pytest_containers.linux import notify
 from pytest_containers.linux.notify import Trap
@@ -192,9 +193,9 @@ class Traps:
         if not own or address not in (_ANY, _LOCALHOST, "::", "::1", own):
             raise OSError(errno.EADDRNOTAVAIL, "")
         if sock.family == socket.AF_INET:
-            sock.bind((own, port))
+            sock.bind((own, real_port(port)))
         elif not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-            sock.bind((f"::ffff:{own}", port))
+            sock.bind((f"::ffff:{own}", real_port(port)))
         else:
             # IPv6 only. It has no address of its own there: it is told that all is well, since
             # some servers end otherwise, and listens where nobody asks.
@@ -212,12 +213,12 @@ class Traps:
         if not policy.address:
             raise OSError(errno.ENETUNREACH, "")
         if address in (_ANY, _LOCALHOST, "::", "::1", policy.address):
-            return policy.address, port
+            return policy.address, real_port(port)
         if policy.gateway and address == policy.gateway and port in policy.host_ports:
             return _LOCALHOST, port
         if address.startswith("127."):
             if policy.may_reach(address):
-                return target
+                return address, real_port(port)
             raise OSError(errno.ECONNREFUSED, "")
         if policy.egress:
             return target
