@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -68,6 +69,13 @@ def build(
     try:
         made = core.api.call(doing, run)
     except DaemonRefusal as error:
+        if _takes_buildkit(error.message, context, dockerfile, options):
+            raise UnsupportedError(
+                f"{error.message}; this is a heredoc or an option of BuildKit, which the builder "
+                "of Docker's API does not know: leave it out, or use engine 'native'",
+                engine="docker",
+                engines=["native"],
+            ) from None
         raise BuildError(error.message) from None
     for tag in tags[1:]:
         repository, version = split_name(tag)
@@ -76,6 +84,24 @@ def build(
     if image is None:
         raise BuildError(f"{doing}: the image was removed meanwhile")
     return image
+
+
+def _takes_buildkit(
+    message: str,
+    context: Path,
+    dockerfile: str | os.PathLike[str] | None,
+    options: BuildOptions,
+) -> bool:
+    """Return True for the refusal of syntax that is BuildKit's: options, and lines of a heredoc."""
+    if "requires BuildKit" in message:
+        return True
+    if "unknown instruction" not in message:
+        return False
+    text = options.dockerfile_text
+    if text is None:
+        with contextlib.suppress(OSError):
+            text = (context / (dockerfile or "Dockerfile")).read_text(errors="replace")
+    return "<<" in (text or "")
 
 
 def _arguments(
