@@ -25,6 +25,15 @@ def pytest_runtest_setup() -> Generator[None, None, None]:
         pytest.skip(str(error))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test that starts such a container itself."""
+    try:
+        yield
+    except pc.UnsupportedError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def postgres_rootfs(request: pytest.FixtureRequest) -> Path:
     """A tar of a small Debian with PostgreSQL, made once and kept in pytest's cache directory."""

@@ -56,8 +56,8 @@ def test_the_life_of_a_bundle(engine: pc.Engine, config: dict[str, Any], rootfs:
         assert container.state().status == "created"
         container.start()
         assert container.state().status == "running"
-        result = container.exec(["cat", "/proc/1/comm"], text=True)
-        assert result.stdout == "sleep\n"
+        result = container.exec(["cat", "/proc/self/comm"], text=True)
+        assert result.stdout == "cat\n"
         container.kill("KILL")
         assert container.wait(timeout_s=10) == 137
         assert container.state().status == "stopped"

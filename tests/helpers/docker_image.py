@@ -28,6 +28,7 @@ def write_tar(path: Path) -> Path:
         *(member(name, text.encode(), mode=0o644) for name, text in _FILES.items()),
         member("tmp", type=tarfile.DIRTYPE, mode=0o1777),
         member("root", type=tarfile.DIRTYPE, mode=0o700),
+        member("srv", type=tarfile.DIRTYPE, mode=0o755),
         member("usr/bin/python3", type=tarfile.SYMTYPE, linkname=f"/bin/{python}"),
     ]
     members = [each for each in members if not each[0].startswith("bin//")]

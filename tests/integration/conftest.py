@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers import dockerd
+from helpers.in_docker import InDocker
+from helpers.in_docker import in_docker as run_in_docker
 from helpers.layouts import Layout, busybox, layer, member
 from helpers.registry import Proxy, registry, upload
 
@@ -131,6 +133,12 @@ def docker_client(short_path: Path) -> Iterator[list[str]]:
 def docker(docker_client: list[str]) -> Callable[..., str]:
     """Runs the client of that daemon, and returns what it says."""
     return lambda *arguments: _run(docker_client, *arguments)
+
+
+@pytest.fixture(scope="module")
+def in_docker(docker: Callable[..., str], short_path: Path) -> InDocker:
+    """Runs Python code in a Docker container that has this machine's programs."""
+    return run_in_docker(docker, short_path)
 
 
 @pytest.fixture

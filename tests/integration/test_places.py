@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import struct
 import subprocess
-import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.in_docker import FLAGS, InDocker
 from helpers.layouts import Layout, busybox, layer, member, output
 from helpers.registry import Proxy, Rule
 
 import pytest_containers as pc
 
-FLAGS = [f"--security-opt={option}=unconfined" for option in ("seccomp", "systempaths", "apparmor")]
 RUN = """
 import pytest_containers as pc
 with pc.Engine() as engine, engine.run("host:", ["echo", "it runs"]) as container:
@@ -122,62 +119,6 @@ from pytest_containers.cli import main
 sys.exit(main(["pull", sys.argv[1]]))
 """
 DOCTOR = "import sys; from pytest_containers.cli import main; sys.exit(main([sys.argv[1]]))"
-
-
-def _root_of_this_machine() -> bytes:
-    """A tar of what an image needs when this machine's programs are mounted into it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in ("etc", "proc", "sys", "dev", "usr", "run", "var", "tmp", "root", "home"):
-            info = tarfile.TarInfo(name)
-            info.type, info.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
-            tar.addfile(info)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(info)
-        for name in ("group", "nsswitch.conf", "ld.so.cache", "alternatives"):
-            tar.add(f"/etc/{name}", f"etc/{name}")
-        for name, text in {
-            "passwd": "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:\n"
-            "postgres:x:105:105::/var/lib/postgresql:/bin/sh\n",
-            "subuid": "user:100000:65536\n", "subgid": "user:100000:65536\n",
-        }.items():  # fmt: skip
-            info = tarfile.TarInfo(f"etc/{name}")
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text.encode()))
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def in_docker(
-    docker: Callable[..., str], short_path: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python code in a Docker container that has this machine's programs."""
-    archive = short_path / "root.tar"
-    archive.write_bytes(_root_of_this_machine())
-    docker("import", str(archive), "box:1")
-    package = Path(pc.__file__).parents[1]
-    shown = dict.fromkeys(["/usr", sys.prefix, sys.base_prefix, *map(os.path.realpath, sys.path)])
-    shown |= {str(package): None}
-    paths = [path for path in shown if os.path.isdir(path)]
-    tops = [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
-    volumes = [f"--volume={path}:{path}:ro" for path in tops]
-
-    def run(
-        code: str, *arguments: str, options: list[str] = FLAGS
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["docker", f"--host=unix://{short_path}/s", "run", "--rm", *volumes,
-             f"--env=PYTHONPATH={os.pathsep.join(paths)}", "--env=HOME=/tmp", "--workdir=/tmp", *options,
-             "box:1", sys.executable, "-c", code, *arguments],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    return run
-
-
-InDocker = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _programs(folder: Path, capabilities: dict[str, int]) -> list[str]:
