@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 from pytest_containers.model.errors import ContainersError
-from pytest_containers.runtime import refusals
 
 _TRIAL = (
     "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "true",
@@ -27,19 +26,37 @@ def why_not() -> str:
     """
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return f"this is {sys.platform} on {platform.machine()}"
-    if refusals.kernel_version() < refusals.LEAST_KERNEL:
-        return f"Linux {platform.release()} is too old"
     program = shutil.which("unshare")
     if program is None:
-        return _whole_run()
+        return _too_old() or _whole_run()
     try:
-        done = subprocess.run([program, *_TRIAL], capture_output=True, timeout=_PATIENCE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        trial = subprocess.Popen(
+            [program, *_TRIAL],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
         return str(error)
-    if done.returncode == 0:
-        return ""
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    with trial:
+        too_old = _too_old()  # its imports take as long as the trial
+        try:
+            _, said = trial.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired as error:
+            trial.kill()
+            return str(error)
+    if too_old or trial.returncode == 0:
+        return too_old
+    lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("unshare: ") if lines else "namespaces are refused"
+
+
+def _too_old() -> str:
+    from pytest_containers.runtime import refusals
+
+    if refusals.kernel_version() < refusals.LEAST_KERNEL:
+        return f"Linux {platform.release()} is too old"
+    return ""
 
 
 def _whole_run() -> str:
