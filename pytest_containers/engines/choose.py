@@ -124,7 +124,7 @@ def described(name: str) -> str:
 
             return LABEL
         if taken != "docker":
-            return f"{taken} engine"
+            return native_words()
         from pytest_containers.engines.docker.endpoint import find_endpoint
 
         return f"docker engine at {find_endpoint()}"
@@ -137,6 +137,13 @@ def launch_ahead() -> None:
     from pytest_containers.runtime import launch
 
     launch.launch_ahead()
+
+
+def native_words() -> str:
+    """Return the native engine in words, with what this place does not give it."""
+    from pytest_containers.engines import shared_proc
+
+    return shared_proc.WORDS if shared_proc.is_shared() else "native engine"
 
 
 def begin_run(options: EngineOptions) -> None:

@@ -142,8 +142,6 @@ def _engine_words(config: pytest.Config) -> str:
     setting = settings.ENGINE
     chosen = config.getoption(setting.ini) or os.environ.get(setting.variable)
     name = chosen or config.getini(setting.ini) or setting.default
-    if name == "native":
-        return "native engine"  # nothing is imported for it
     from pytest_containers.engines.choose import described
 
     return described(name)

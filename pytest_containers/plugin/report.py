@@ -88,7 +88,7 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, workspace: Worksp
         if container.id in seen and report.when == "teardown":
             continue
         seen.add(container.id)
-        _add_section(report, *describe(container, lines))
+        _add_section(report, *describe(container, lines, _label(workspace)))
 
 
 def note_failure(item: pytest.Item, workspace: Workspace) -> None:
@@ -215,8 +215,21 @@ def _explain(refusals: Refusals) -> list[str]:
     return [f"refused: {' and '.join(attempts)}; egress=True lets it reach other machines"]
 
 
-def describe(container: Container, lines: int) -> tuple[str, str]:
-    """Return a title and a text: image, command, state, last output; never the environment."""
+def _label(workspace: Workspace) -> str:
+    """Return what the engine says of containers that are not as apart as others; mostly nothing."""
+    with suppress(ContainersError):  # its run is lost
+        return str(workspace.engine.facts.get("label", ""))
+    return ""
+
+
+def describe(container: Container, lines: int, label: str = "") -> tuple[str, str]:
+    """Return a title and a text: image, command, state, last output; never the environment.
+
+    Args:
+        container: The container.
+        lines: The number of lines of output to show.
+        label: What its engine says of its containers.
+    """
     title = f"Container {container.name}"
     try:
         container_logs = str(container.logs())
@@ -236,6 +249,7 @@ def describe(container: Container, lines: int) -> tuple[str, str]:
         f"image: {container.image.name}",
         f"command: {shlex.join(container.command)}",
         f"state: {state}",
+        *([label] if label else []),
         *_explain(refusals),
         f"output{left_out}:" if output else "output: none",
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pytest_containers.engines import shared_proc
 from pytest_containers.engines.native import shares
 from pytest_containers.engines.native.container import Container, run_container
 from pytest_containers.engines.native.core import Core, Network, Volume
@@ -124,8 +125,9 @@ class Engine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The facts of the run: identity, runner, reachability of addresses, features."""
-        return vars(self._core.client.facts)
+        """The facts of the run: identity, runner, reachability of addresses, features, label."""
+        facts = vars(self._core.client.facts)
+        return {"label": "" if facts["features"]["own_proc"] else shared_proc.WORDS, **facts}
 
     def adopt(self, sock: int, pidfd: int, label: str = "") -> int:
         """Let another process of this user join the run.
