@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_containers.model import engine as contract
     from pytest_containers.model.engine_options import EngineOptions, RegistrySettings
     from pytest_containers.model.kept import KeptRun
-    from pytest_containers.model.machine import MachineFeature
+    from pytest_containers.model.machine import DaemonReport, EngineChoice, MachineFeature
     from pytest_containers.model.sharing import SharedPruned
 
 __tracebackhide__ = hide_frames
@@ -87,28 +87,30 @@ def engine_for(name: str, broker: str | None = None) -> str:
 @functools.cache
 def _first_that_works() -> str:
     """Return the first engine that works here; decided once in a process, in some milliseconds."""
-    from pytest_containers.engines.possible import why_not
+    from pytest_containers.engines.possible import first_engine
 
-    reason = why_not()
-    if not reason:
-        return "native"
-    from pytest_containers.engines.docker.connection import ping
+    name, reasons = first_engine(_no_daemon)
+    if name:
+        return name
+    raise UnsupportedError(
+        "no engine works here. "
+        + "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
+        + ". `pytest-containers setup` prints what permits containers here; else start Docker, or "
+        "set DOCKER_HOST",
+        engine=AUTO,
+    )
+
+
+def _no_daemon() -> str:
+    """Return why there is no daemon of Docker to work with; empty if there is one."""
+    from pytest_containers.engines.docker.connection import lacks_package, ping
     from pytest_containers.engines.docker.endpoint import find_endpoint
 
     endpoint = find_endpoint()
-    # A daemon on another machine has longer; nothing else is left then.
+    # A daemon on another machine has longer; only the process engine is left then.
     if ping(endpoint) or (endpoint.host and ping(endpoint, 10.0)):
-        return "docker"
-    from pytest_containers.linux import landlock
-
-    if landlock.version():
-        return "process"
-    raise UnsupportedError(
-        f"no engine works here: native cannot run ({reason}), no Docker daemon answers at "
-        f"{endpoint}, and process needs Landlock. `pytest-containers setup` prints what permits "
-        "containers here; else start Docker, or set DOCKER_HOST",
-        engine=AUTO,
-    )
+        return lacks_package()
+    return f"no Docker daemon answers at {endpoint}"
 
 
 def described(name: str) -> str:
@@ -268,6 +270,36 @@ def try_machine(home: str | None, identity: str) -> list[MachineFeature]:
     from pytest_containers.engines.native import trial
 
     return trial.try_machine(home, identity)
+
+
+def begin_survey() -> Callable[[], list[DaemonReport]]:
+    """Ask all endpoints of Docker's API; the function that is returned waits for the answers."""
+    from pytest_containers.engines.docker import survey
+
+    return survey.begin_survey()
+
+
+def auto_choice(
+    features: Sequence[MachineFeature], daemons: Sequence[DaemonReport]
+) -> EngineChoice:
+    """Return the engine that ``auto`` takes, for `pytest-containers doctor`.
+
+    Args:
+        features: What this machine offers the native engine.
+        daemons: What `begin_survey` has found.
+    """
+    from pytest_containers.engines.possible import first_engine
+    from pytest_containers.model.capabilities import MEANINGS, capabilities_of
+    from pytest_containers.model.machine import EngineChoice
+
+    name, reasons = first_engine(lambda: daemons[0].reason)  # of the endpoint that it takes
+    if not name:
+        return EngineChoice("", (), reasons)
+    own = capabilities_of(name)
+    lacks: list[str] = [capability for capability in MEANINGS if capability not in own]
+    if name == DEFAULT:
+        lacks += [feature.name for feature in features if not feature.present]
+    return EngineChoice(name, tuple(lacks), reasons)
 
 
 def __getattr__(name: str) -> object:

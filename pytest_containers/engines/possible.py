@@ -1,4 +1,4 @@
-"""Whether containers of the native engine can run here: a trial of some milliseconds."""
+"""Which engine can run containers here: a trial of some milliseconds for the native one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 
+from pytest_containers.linux import landlock
 from pytest_containers.model.errors import ContainersError
 
 _TRIAL = (
@@ -16,6 +18,29 @@ _TRIAL = (
 ``/sys``: where new ones are refused, a run does with those that are there."""
 _PATIENCE_S = 5.0
 _MACHINES = ("x86_64", "aarch64")
+
+
+def first_engine(no_daemon: Callable[[], str]) -> tuple[str, Mapping[str, str]]:
+    """Return the first engine that works here, and why those before it do not.
+
+    Args:
+        no_daemon: Returns why there is no daemon of Docker to work with; empty if there is one.
+
+    Returns:
+        The name of the engine, empty if none works; and the reasons by the names of the others.
+    """
+    reasons: dict[str, str] = {}
+    trials: dict[str, Callable[[], str]] = {
+        "native": why_not,
+        "docker": no_daemon,
+        "process": lambda: "" if landlock.version() else "this kernel has no Landlock",
+    }
+    for name, trial in trials.items():
+        reason = trial()
+        if not reason:
+            return name, reasons
+        reasons[name] = reason
+    return "", reasons
 
 
 def why_not() -> str:

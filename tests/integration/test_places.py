@@ -107,11 +107,12 @@ TEST = [
     "def test_db(db, number):",
     "    assert db.sql('select count(*) from t') == [['0']]",
     "    db.sql('insert into t values (1)')",
+    "def test_fails(db): assert not db",
 ]
 pathlib.Path("/tmp/test_db.py").write_text("\\n".join(TEST))
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 plugins = ["-p", "no:cacheprovider", "-p", "pytest_containers.plugin"]
-sys.exit(pytest.main(["-q", *plugins, "/tmp/test_db.py"]))
+sys.exit(pytest.main([*plugins, "/tmp/test_db.py"]))
 """
 PULL = """
 import sys
@@ -242,13 +243,18 @@ class TestInDocker:
         doctor = in_docker(DOCTOR, "doctor", options=options).stdout
         assert "--  own /proc         a part of /proc is masked here" in doctor
         assert "with --security-opt systempaths=unconfined" in doctor
+        auto = next(line for line in doctor.splitlines() if line.startswith("ok  auto "))
+        assert "takes native, which lacks capture" in auto and "own /proc" in auto
         assert "Containers run here." in doctor
 
     @pytest.mark.needs("postgresql")
     @pytest.mark.parametrize("user", ["0:0", "4321:4321"])
     def test_a_database_behind_a_masked_proc(self, in_docker: InDocker, user: str) -> None:
         done = in_docker(DATABASES, options=[FLAGS[0], f"--user={user}"])
-        assert "2 passed" in done.stdout, done.stdout + done.stderr
+        assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
+        label = "native engine: shares the /proc of this place"
+        told = [line for line in done.stdout.splitlines() if label in line]
+        assert [line.startswith("containers: ") for line in told] == [True, False], done.stdout
 
     def test_doctor_runs_a_container(self, in_docker: InDocker) -> None:
         options = [*FLAGS, "--env=PYTEST_CONTAINERS_HOME=/proc/nowhere"]

@@ -26,6 +26,7 @@ LEAST_VERSION = (1, 40)
 _NEWEST_VERSION = (1, 45)
 """The newest that the docker package knows."""
 _TIMEOUT_S = 120
+_PATIENCE_S = 15.0
 
 
 class DaemonRefusal(ContainersError):
@@ -75,8 +76,8 @@ class DockerApi:
         """
         with self._lock:
             if self._client is None:
-                self._facts = _ask_version(self.endpoint)
-                self._version = _spoken(self._facts, self.endpoint)
+                self._facts = ask_version(self.endpoint)
+                self._version = spoken_version(self._facts, self.endpoint)
                 url = ""
                 if self.endpoint.scheme == "ssh":
                     self._door = LocalDoor(self.endpoint)
@@ -165,9 +166,18 @@ def _cause(error: object) -> str:
     return str(error)
 
 
-def _ask_version(endpoint: DockerEndpoint) -> Mapping[str, Any]:
+def ask_version(endpoint: DockerEndpoint, timeout_s: float = _PATIENCE_S) -> Mapping[str, Any]:
+    """Return what a daemon says of itself, without the docker package.
+
+    Args:
+        endpoint: Where it listens.
+        timeout_s: The time limit of each step.
+
+    Raises:
+        UnsupportedError: No daemon answers, or what answers is none.
+    """
     try:
-        with Exchange(endpoint, "GET", "/version", timeout_s=15.0) as exchange:
+        with Exchange(endpoint, "GET", "/version", timeout_s=timeout_s) as exchange:
             if not exchange.ok:
                 words = exchange.fault()
                 if "HTTPS server" in words:
@@ -177,7 +187,7 @@ def _ask_version(endpoint: DockerEndpoint) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         if isinstance(error, ContainersError):
             raise
-        raise _unusable(endpoint, _words_of(endpoint, error)) from error
+        raise _unusable(endpoint, _words_of(endpoint, error, timeout_s)) from error
     if not isinstance(facts, dict) or "ApiVersion" not in facts:
         raise _unusable(endpoint, "it is no Docker API")
     return facts
@@ -189,7 +199,7 @@ def _unusable(endpoint: DockerEndpoint, words: str) -> UnsupportedError:
     )
 
 
-def _words_of(endpoint: DockerEndpoint, error: Exception) -> str:
+def _words_of(endpoint: DockerEndpoint, error: Exception, timeout_s: float) -> str:
     """Say why an endpoint does not answer, and what to do."""
     import socket
     import ssl
@@ -201,7 +211,7 @@ def _words_of(endpoint: DockerEndpoint, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied: join the group of the socket (`docker`), or be root"
     if endpoint.scheme == "ssh":
-        return f"ssh failed: {_ssh_words(endpoint)}"
+        return f"ssh failed: {_ssh_words(endpoint, timeout_s)}"
     if isinstance(error, FileNotFoundError) and endpoint.tls:
         return f"a certificate is missing below the directory of {endpoint.ca or endpoint.cert!r}"
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
@@ -219,10 +229,10 @@ def _words_of(endpoint: DockerEndpoint, error: Exception) -> str:
     return str(error)
 
 
-def _ssh_words(endpoint: DockerEndpoint) -> str:
+def _ssh_words(endpoint: DockerEndpoint, timeout_s: float) -> str:
     try:
         done = subprocess.run(
-            ssh_command(endpoint), stdin=subprocess.DEVNULL, capture_output=True, timeout=15
+            ssh_command(endpoint), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
         )
     except FileNotFoundError:
         return "the program ssh is not installed"
@@ -236,7 +246,7 @@ def _numbers(version: object) -> tuple[int, ...]:
     return tuple(int(part) for part in str(version)[:20].split(".") if part.isdecimal())
 
 
-def _spoken(facts: Mapping[str, Any], endpoint: DockerEndpoint) -> str:
+def spoken_version(facts: Mapping[str, Any], endpoint: DockerEndpoint) -> str:
     """Return the version of the API to speak.
 
     Raises:

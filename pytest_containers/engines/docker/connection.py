@@ -73,13 +73,17 @@ def dial(endpoint: DockerEndpoint, timeout_s: float | None = _CONNECT_S) -> sock
 def _over_ssh(endpoint: DockerEndpoint) -> socket.socket:
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
-            ssh_command(endpoint),
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                ssh_command(endpoint),
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
     _thread(process.wait)
     return ours
 
@@ -358,3 +362,12 @@ def ping(endpoint: DockerEndpoint, timeout_s: float = 0.025) -> bool:
             return exchange.ok
     except (OSError, ValueError):
         return False
+
+
+def lacks_package() -> str:
+    """Return words for the docker package if it is not installed, without importing it."""
+    from importlib.util import find_spec
+
+    if find_spec("docker") is not None:
+        return ""
+    return "the docker package is not installed: pip install 'pytest-containers[docker]'"

@@ -93,6 +93,20 @@ def find_endpoint(environ: Mapping[str, str] = os.environ) -> DockerEndpoint:
     return DockerEndpoint(f"unix://{_socket(environ)}")
 
 
+def all_endpoints(environ: Mapping[str, str] = os.environ) -> list[DockerEndpoint]:
+    """Return the endpoints of all contexts and of all sockets that are there, each once."""
+    home = _config_folder(environ)
+    found: list[DockerEndpoint] = []
+    for meta in sorted((home / "contexts" / "meta").glob("*/meta.json")):
+        with suppress(OSError, ValueError, LookupError, TypeError, SettingsError):
+            name = str(json.loads(meta.read_text())["Name"])
+            source = f"context {name!r}"
+            found.append(_checked(_of_context(home, name, source), source))
+    sockets = (f"unix://{path}" for path in _sockets(environ) if os.path.exists(path))
+    found += [DockerEndpoint(url, "its socket") for url in sockets]
+    return list({endpoint.url: endpoint for endpoint in reversed(found)}.values())[::-1]
+
+
 def _config_folder(environ: Mapping[str, str]) -> Path:
     own = environ.get("DOCKER_CONFIG")
     return Path(own) if own else Path(environ.get("HOME") or "~").expanduser() / ".docker"
@@ -100,16 +114,20 @@ def _config_folder(environ: Mapping[str, str]) -> Path:
 
 def _socket(environ: Mapping[str, str]) -> str:
     """Return the first socket that is there, else that of Docker."""
-    default = DEFAULT.partition("://")[2]
+    candidates = _sockets(environ)
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
+
+
+def _sockets(environ: Mapping[str, str]) -> list[str]:
+    """Return where sockets may be, that of Docker first."""
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     home = environ.get("HOME", "")
-    candidates = [
-        default,
+    return [
+        DEFAULT.partition("://")[2],
         *([f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock"] if runtime else []),
         *([f"{home}/{path}" for path in _OF_HOME] if home else []),
         "/run/podman/podman.sock",
     ]  # fmt: skip
-    return next((path for path in candidates if os.path.exists(path)), default)
 
 
 def _with_certificates(url: str, environ: Mapping[str, str]) -> DockerEndpoint:

@@ -47,7 +47,7 @@ def find_place(api: DockerApi, environ: Mapping[str, str] = os.environ) -> Docke
     override = environ.get(OVERRIDE, "")
     if override:
         return DockerPlace(override, "", here=False)
-    if endpoint.host and endpoint.host not in _LOOPBACK:
+    if is_remote(endpoint):
         return DockerPlace(_remote_host(endpoint), "", here=False)
     if endpoint.host or not in_container():
         return DockerPlace()
@@ -56,6 +56,11 @@ def find_place(api: DockerApi, environ: Mapping[str, str] = os.environ) -> Docke
         return DockerPlace(own_id=own)
     gateway = _default_gateway()
     return DockerPlace(gateway, "", here=False) if gateway else DockerPlace()
+
+
+def is_remote(endpoint: DockerEndpoint) -> bool:
+    """Return True if the endpoint names another machine."""
+    return bool(endpoint.host) and endpoint.host not in _LOOPBACK
 
 
 def in_container() -> bool:
