@@ -22,18 +22,25 @@ ENGINES: dict[str, tuple[dict[str, str], Callable[[], bool]]] = {
     "process": ({}, lambda: landlock.version() > 0),
     "docker": ({}, lambda: os.geteuid() == 0),
     "docker-far": ({}, lambda: os.geteuid() == 0),
+    "docker-podman": ({}, lambda: os.geteuid() == 0),
 }
 """Name and identity: arguments of `create_engine`, and if this machine has it.
 
-``docker-far`` is reached by TLS, as if it were on another machine.
+``docker-far`` is reached by TLS, as if it were on another machine; ``docker-podman`` is the docker
+engine with the service of Podman.
 """
 
 
 def _params() -> list[object]:
     possible = [name for name, (_, is_possible) in ENGINES.items() if is_possible()]
-    needs = pytest.mark.needs("docker")
+    needs, podman = (
+        pytest.mark.needs("docker"),
+        pytest.mark.needs("docker", "podman", "names of podman"),
+    )
     slow = pytest.mark.slow  # takes a daemon: on the newest Python only
-    marks = {"docker": [needs, slow], "docker-far": [needs, slow]}
+    marks = {
+        "docker": [needs, slow], "docker-far": [needs, slow], "docker-podman": [podman, slow],
+    }  # fmt: skip
     return [pytest.param(name, marks=marks.get(name, ())) for name in possible]
 
 
@@ -42,6 +49,13 @@ def daemon() -> Iterator[dockerd.Daemon]:
     """A daemon of Docker for the tests of this folder."""
     with dockerd.apart() as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[dockerd.Daemon]:
+    """A service of Podman for the tests of this folder."""
+    with dockerd.apart(kind=dockerd.PodmanService) as service:
+        yield service
 
 
 @pytest.fixture(scope="module", params=_params())
@@ -53,7 +67,8 @@ def engine(
         with create_engine(request.param.partition("-")[0], **options) as engine:
             yield engine
         return
-    daemon: dockerd.Daemon = request.getfixturevalue("daemon")
+    kind = "podman" if request.param == "docker-podman" else "daemon"
+    daemon: dockerd.Daemon = request.getfixturevalue(kind)
     home = tmp_path_factory.mktemp("docker")
     environ = {"DOCKER_HOST": daemon.url}
     if request.param == "docker-far":

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,28 +54,29 @@ class Daemon:
         url: The address of its API.
         tls_url: The same with TLS; its certificates are in `work`, as ``DOCKER_CERT_PATH``.
         options: More arguments of ``dockerd``.
+        apart, prepare: The command and the script that put it into namespaces of its own.
+        end_signal: What ends it.
     """
+
+    apart: Sequence[str] = ("unshare", "--net", "--")
+    prepare: str = _APART
+    end_signal: signal.Signals = signal.SIGTERM
 
     def __init__(self, work: Path, *options: str) -> None:
         self.work = work
         self.url = f"unix://{work}/s"
         self.tls_url = f"tcp://127.0.0.1:{_TLS_PORT}"
-        self.options = [*options, *_tls_options(work)]
+        self.options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._net = -1
 
     def start(self) -> None:
         """Start it, also again: its images and containers are there still."""
-        work, inside = self.work, ["unshare", "--net", "--", "sh", "-c", _APART]
+        work, inside = self.work, [*self.apart, "sh", "-c", self.prepare]
         if self._net >= 0:  # after its first end
             inside = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self._net}", "--"]
         with open(work / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [*inside, "dockerd", f"--data-root={work}/data", f"--exec-root={work}/exec",
-                 f"--pidfile={work}/pid", f"--host={self.url}", "--iptables=false",
-                 "--ip-masq=false", f"--dns={_NAME_SERVER}", *self.options],
-                stdout=log, stderr=log,
-            )  # fmt: skip
+            self._process = subprocess.Popen([*inside, *self.command()], stdout=log, stderr=log)
         end = time.monotonic() + 60
         while subprocess.run([*self.client, "info"], capture_output=True).returncode:
             if self._process.poll() is not None or time.monotonic() > end:
@@ -87,6 +88,15 @@ class Daemon:
                 self._names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._names.bind((_NAME_SERVER, 53))
             threading.Thread(target=_know_no_name, args=(self._names,), daemon=True).start()
+
+    def command(self) -> list[str]:
+        """The command line of the daemon."""
+        work = self.work
+        return [
+            "dockerd", f"--data-root={work}/data", f"--exec-root={work}/exec",
+            f"--pidfile={work}/pid", f"--host={self.url}", "--iptables=false", "--ip-masq=false",
+            f"--dns={_NAME_SERVER}", *self.options, *_tls_options(work),
+        ]  # fmt: skip
 
     @property
     def client(self) -> list[str]:
@@ -116,7 +126,7 @@ class Daemon:
     def stop(self) -> None:
         """End it; `start` starts it again."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self.end_signal)
             self._process.wait(30)
             self._process = None
 
@@ -129,6 +139,40 @@ class Daemon:
             self._names.close()
             os.close(self._net)
             self._net = -1
+
+
+class PodmanService(Daemon):
+    """Podman, which speaks Docker's API too; its mounts and processes are its own, and end with it.
+
+    Else processes that watch programs of `exec` would stay for five minutes.
+    """
+
+    apart = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+    end_signal = signal.SIGKILL  # of the process that waits for PID 1
+    # crun refuses to run beside both versions of cgroups.
+    prepare = (
+        f"umount -l /sys/fs/cgroup/unified 2>/dev/null; f=$(mktemp); echo nameserver {_NAME_SERVER} "
+        f">$f; mount --bind $f /etc/resolv.conf; rm $f; {_APART}"
+    )
+
+    def command(self) -> list[str]:
+        """The command line of the service."""
+        work = self.work
+        settings = work / "containers.conf"
+        # Left alone, Podman raises limits, which not every machine permits to root.
+        # Left alone, Podman raises limits, which not every machine permits to root; and its init is
+        # a package of its own, while that of Docker comes with it.
+        init = shutil.which("docker-init", path="/usr/bin:/usr/sbin:/usr/libexec/docker")
+        settings.write_text(
+            '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\n'
+            f'[engine]\ninit_path = "{init}"\n'
+        )
+        return [
+            "env", f"CONTAINERS_CONF={settings}", "podman", f"--root={work}/data",
+            f"--runroot={work}/exec", f"--network-config-dir={work}/net",
+            "--cgroup-manager=cgroupfs", "--events-backend=file", "system", "service", "--time=0",
+            self.url,
+        ]  # fmt: skip
 
 
 def _tls_options(work: Path) -> list[str]:
@@ -163,14 +207,14 @@ def _setns(fd: int) -> None:
 
 
 @contextmanager
-def apart(*options: str) -> Iterator[Daemon]:
+def apart(*options: str, kind: type[Daemon] = Daemon) -> Iterator[Daemon]:
     """Run a daemon in a network namespace of its own, with an image; see `docker_image`."""
     import tempfile
 
     from helpers.docker_image import write_tar
 
     with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        daemon = Daemon(Path(name), *options)
+        daemon = kind(Path(name), *options)
         try:
             daemon.start()
             daemon.call("import", str(write_tar(Path(name) / "root.tar")), IMAGE)

@@ -68,6 +68,11 @@ class DockerApi:
         return self._version
 
     @property
+    def is_podman(self) -> bool:
+        """True for the service of Podman, whose answers lack some fields of Docker's."""
+        return product_of(self.facts) == "Podman"
+
+    @property
     def client(self) -> Any:
         """The client of the docker package.
 
@@ -240,6 +245,12 @@ def _ssh_words(endpoint: DockerEndpoint, timeout_s: float) -> str:
         return "it does not answer"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"it ended with exit code {done.returncode}"
+
+
+def product_of(facts: Mapping[str, Any]) -> str:
+    """Return the name of what answers, by its answer to ``GET /version``."""
+    parts = [str(part.get("Name")) for part in facts.get("Components") or ()]
+    return "Podman" if any("Podman" in part for part in parts) else "Docker"
 
 
 def _numbers(version: object) -> tuple[int, ...]:

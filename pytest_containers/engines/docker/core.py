@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pytest_containers.engines.docker import labels
-from pytest_containers.engines.docker.api import DaemonRefusal, DockerApi
+from pytest_containers.engines.docker.api import DaemonRefusal, DockerApi, product_of
 from pytest_containers.engines.docker.events import DockerEvents
 from pytest_containers.engines.docker.images import ImageFinder
 from pytest_containers.engines.docker.place import DockerPlace, find_place, is_own_address
@@ -410,6 +410,7 @@ class DockerCore:
         return {
             "engine": "docker",
             "endpoint": self.api.endpoint.url,
+            "product": product_of(facts),
             "version": facts.get("Version", ""),
             "api_version": self.api.version,
             "host": self.place.host,

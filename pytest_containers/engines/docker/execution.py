@@ -144,7 +144,7 @@ def _refused(error: DaemonRefusal, doing: str, name: str) -> ContainersError:
     words = error.explanation
     if error.status == 404 and "ontainer" in words and "such" in words:
         return NotRunningError(f"{doing}: container {name!r} is gone")
-    if error.status == 409 and "is not running" in words:
+    if "state improper" in words or (error.status == 409 and "not running" in words):
         return NotRunningError(f"{doing}: container {name!r} has ended")
     if error.status == 409:
         return ContainersError(f"{doing}: container {name!r} is paused; unpause it first")

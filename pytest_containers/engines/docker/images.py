@@ -100,7 +100,19 @@ class ImageFinder:
             if error.status == 404:
                 return None
             raise
-        return image_of(facts, shown or name, base_id)
+        config = dict(facts.get("Config") or {})
+        if "Healthcheck" not in config and self._api.is_podman:
+            config["Healthcheck"] = self._healthcheck_of_podman(facts["Id"])
+        return image_of({**facts, "Config": config}, shown or name, base_id)
+
+    def _healthcheck_of_podman(self, image_id: str) -> object:
+        """Return the HEALTHCHECK of an image: that is in Podman's own answer only."""
+        path = f"/v4.0.0/libpod/images/{image_id.removeprefix('sha256:')}/json"
+        facts = self._api.call(
+            f"image {image_id}",
+            lambda client: client._result(client._get(f"{client.base_url}{path}"), True),
+        )
+        return facts.get("Healthcheck")
 
     def _prefixed(self, parsed: Reference) -> str:
         name = parsed.familiar

@@ -5,10 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from pytest_containers.engines.docker.api import ask_version, spoken_version
+from pytest_containers.engines.docker.api import ask_version, product_of, spoken_version
 from pytest_containers.engines.docker.connection import lacks_package
 from pytest_containers.engines.docker.endpoint import DockerEndpoint, all_endpoints, find_endpoint
 from pytest_containers.engines.docker.place import is_remote
@@ -71,7 +70,7 @@ def _ask(endpoint: DockerEndpoint, patience_s: float, *, is_taken: bool) -> Daem
     except ContainersError as error:
         reason = error.message.partition(f"{endpoint}: ")[2] or error.message
         return _report(endpoint, is_taken, reason)
-    product = f"{_product(facts)} {facts.get('Version') or ''}".strip()
+    product = f"{product_of(facts)} {facts.get('Version') or ''}".strip()
     return _report(endpoint, is_taken, lacks_package())._replace(
         reachable=True, product=product, api_version=version
     )
@@ -80,9 +79,3 @@ def _ask(endpoint: DockerEndpoint, patience_s: float, *, is_taken: bool) -> Daem
 def _report(endpoint: DockerEndpoint, is_taken: bool, reason: str = "") -> DaemonReport:
     remote = is_remote(endpoint)
     return DaemonReport(endpoint.url, endpoint.source, is_taken, remote, False, reason)
-
-
-def _product(facts: Mapping[str, Any]) -> str:
-    """Return the name of what answers: Podman has the API of Docker too."""
-    parts = [str(part.get("Name")) for part in facts.get("Components") or ()]
-    return "Podman" if any("Podman" in part for part in parts) else "Docker"

@@ -146,6 +146,7 @@ class TrackedContainer:
         state = self._inspect()["State"]
         status = state.get("Status") or ("running" if state["Running"] else "exited")
         known = {"dead": "exited", "removing": "removed", "restarting": "running"}
+        known |= {"stopped": "exited", "stopping": "running"}  # of Podman
         return cast("Status", known.get(status, status))
 
     @property
