@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from pytest_containers.model.errors import SpecError
 from pytest_containers.model.image import Image
+
+_S = TypeVar("_S")
 
 Freeze = Callable[[int], dict[str, Any]]
 """Copies the written files to a new directory ``tree`` below a directory (a descriptor)."""
@@ -34,6 +37,20 @@ class State(Protocol):
     def used_at(self) -> float: ...
     @property
     def facts(self) -> Mapping[str, Any]: ...
+
+
+def own_state(state: object, kind: type[_S], engine: str) -> _S:
+    """Return a state that is one of an engine.
+
+    Raises:
+        SpecError: It is one of another engine.
+    """
+    if isinstance(state, kind):
+        return state
+    raise SpecError(
+        f"this state is not one of engine {engine!r}, which does not know the states of other "
+        f"engines ({type(state).__name__}); run the seed with this engine"
+    )
 
 
 class SharedStates(Protocol):

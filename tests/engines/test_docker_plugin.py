@@ -110,3 +110,11 @@ def test_no_engine_is_a_failure_or_a_skip(run: Run, monkeypatch: pytest.MonkeyPa
     skipped = run(code, "--containers-engine=docker", "--containers-required=no", "-rs")
     skipped.assert_outcomes(skipped=1)
     skipped.stdout.fnmatch_lines(["SKIPPED*nothing listens there*"])
+
+
+def test_containers_that_cannot_be_kept(run: Run, daemon: dockerd.Daemon) -> None:
+    before = labelled(daemon)
+    code = f"def test_it(containers): containers.run({dockerd.IMAGE!r}, ['true']); assert False\n"
+    result = run(code, "--containers-engine=docker", "--containers-keep=failed")
+    result.stdout.fnmatch_lines(["*engine 'docker' has no capability 'keep'; use engine 'native'*"])
+    assert labelled(daemon) == before

@@ -74,8 +74,9 @@ class ImageFinder:
         if isinstance(reference, DockerImage):
             return reference
         if not isinstance(reference, str):
+            shown = getattr(reference, "name", reference)
             raise SpecError(
-                f"image {reference!r} is not one of engine 'docker'; write 'name:tag', or pass "
+                f"image {shown!r} is not one of engine 'docker'; write 'name:tag', or pass "
                 "what this engine has returned"
             )
         parsed = parse(reference)

@@ -24,7 +24,7 @@ from pytest_containers.engines.docker.container import DockerContainer
 from pytest_containers.engines.docker.images import DockerImage
 from pytest_containers.engines.docker.volumes import with_volumes
 from pytest_containers.model.errors import ContainersError, SpecError, hide_frames
-from pytest_containers.model.states import Freeze
+from pytest_containers.model.states import Freeze, own_state
 
 if TYPE_CHECKING:
     from pytest_containers.engines.docker.core import DockerCore
@@ -136,16 +136,17 @@ class DockerStates:
 
     def image(self, base: DockerImage, state: DockerState) -> DockerImage | None:
         """Return the image of a state; see `StateStore.image`."""
-        found = self._core.finder.inspect(state.image_id, base.name, base.id)
+        image_id = own_state(state, DockerState, "docker").image_id
+        found = self._core.finder.inspect(image_id, base.name, base.id)
         return None if found is None else dataclasses.replace(found, config=base.config)
 
     def used(self, state: DockerState) -> None:
         """Record a use; see `StateStore.used`."""
-        self._used_file(state.image_id).touch()
+        self._used_file(own_state(state, DockerState, "docker").image_id).touch()
 
     def drop(self, states: Sequence[DockerState]) -> None:
         """Remove states; see `StateStore.drop`. Those that containers use stay."""
-        for state in states:
+        for state in [own_state(each, DockerState, "docker") for each in states]:
             with contextlib.suppress(ContainersError):
                 self._core.api.call(
                     "removal of a state",

@@ -252,7 +252,11 @@ class Core:
         if isinstance(reference, Image):
             return reference
         if not isinstance(reference, str):
-            raise SpecError(f"image {reference!r} is not a reference; write 'host:' or 'name:tag'")
+            shown = getattr(reference, "name", reference)
+            raise SpecError(
+                f"image {shown!r} is not one of engine 'native'; write 'host:' or 'name:tag', or "
+                "pass what this engine has returned"
+            )
         if pull is None or pull == self.images.policy:
             return self.images.get(reference)
         from pytest_containers.images.reference import Reference, parse

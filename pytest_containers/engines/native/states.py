@@ -11,7 +11,7 @@ from pytest_containers.images.image import Image
 from pytest_containers.images.images import Images
 from pytest_containers.images.store import states as records
 from pytest_containers.images.store.states import State
-from pytest_containers.model.states import Freeze, SharedStates
+from pytest_containers.model.states import Freeze, SharedStates, own_state
 
 
 class NativeStates:
@@ -53,17 +53,17 @@ class NativeStates:
 
     def image(self, base: Image, state: State) -> Image | None:
         """Return the image of a state; see `StateStore.image`."""
-        return self._library.states.image(base, state)
+        return self._library.states.image(base, own_state(state, State, "native"))
 
     def used(self, state: State) -> None:
         """Record a use; see `StateStore.used`."""
-        self._library.states.used(state)
+        self._library.states.used(own_state(state, State, "native"))
 
     def drop(self, states: Sequence[State]) -> None:
         """Remove states; see `StateStore.drop`."""
         from pytest_containers.images.store.upkeep import drop_states
 
-        drop_states(self._library, states)
+        drop_states(self._library, [own_state(state, State, "native") for state in states])
 
     def note_failure(self, key: str, run: str, failure: Mapping[str, Any]) -> None:
         """Record a failure; see `StateStore.note_failure`."""
