@@ -126,6 +126,8 @@ def described(name: str) -> str:
 
             return LABEL
         if taken != "docker":
+            from pytest_containers.engines.shared_proc import native_words
+
             return native_words()
         from pytest_containers.engines.docker.endpoint import find_endpoint
 
@@ -139,13 +141,6 @@ def launch_ahead() -> None:
     from pytest_containers.runtime import launch
 
     launch.launch_ahead()
-
-
-def native_words() -> str:
-    """Return the native engine in words, with what this place does not give it."""
-    from pytest_containers.engines import shared_proc
-
-    return shared_proc.WORDS if shared_proc.is_shared() else "native engine"
 
 
 def begin_run(options: EngineOptions) -> None:

@@ -11,6 +11,11 @@ _ALWAYS_EMPTY = ("/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/openprom")
 """Directories of a proc that are there for mounts, and hide nothing."""
 
 
+def native_words() -> str:
+    """Return the native engine in words, with what this place does not give it."""
+    return WORDS if is_shared() else "native engine"
+
+
 def is_shared(mountinfo: str = "/proc/self/mountinfo") -> bool:
     """Return True if the kernel lets no user namespace here mount a proc of its own.
 
