@@ -48,7 +48,7 @@ def build(
     lines: list[str] = []
 
     def run(client: Any) -> str:
-        found = ""
+        image_id = ""
         for line in client.build(**_arguments(context, dockerfile, tags, options)):
             if "error" in line:
                 detail = line.get("errorDetail") or {}
@@ -57,17 +57,17 @@ def build(
                     exit_code=detail.get("code"),
                     log_tail=lines[-_TAIL_LINES:],
                 )
-            text = str(line.get("stream", ""))
-            lines.extend(filter(None, text.splitlines()))
-            if text.strip() and display is not None:
-                display.write(text if text.endswith("\n") else f"{text}\n")
-            found = (line.get("aux") or {}).get("ID", found)
-            if text.startswith("Successfully built "):
-                found = found or text.split()[-1]
-        return found
+            message = str(line.get("stream", ""))
+            lines.extend(filter(None, message.splitlines()))
+            if message.strip() and display is not None:
+                display.write(message if message.endswith("\n") else f"{message}\n")
+            image_id = (line.get("aux") or {}).get("ID", image_id)
+            if message.startswith("Successfully built "):
+                image_id = image_id or message.split()[-1]
+        return image_id
 
     try:
-        made = core.api.call(doing, run)
+        image_id = core.api.call(doing, run)
     except DaemonRefusal as error:
         if _takes_buildkit(error.message, context, dockerfile, options):
             raise UnsupportedError(
@@ -79,8 +79,8 @@ def build(
         raise BuildError(error.message) from None
     for tag in tags[1:]:
         repository, version = split_name(tag)
-        core.api.call(doing, lambda client, r=repository, v=version: client.tag(made, r, v))  # type: ignore[misc]
-    image = core.finder.inspect(made, tags[0] if tags else made)
+        core.api.call(doing, lambda client, r=repository, v=version: client.tag(image_id, r, v))  # type: ignore[misc]
+    image = core.finder.inspect(image_id, tags[0] if tags else image_id)
     if image is None:
         raise BuildError(f"{doing}: the image was removed meanwhile")
     return image
@@ -97,11 +97,11 @@ def _takes_buildkit(
         return True
     if "unknown instruction" not in message:
         return False
-    text = options.dockerfile_text
-    if text is None:
+    source = options.dockerfile_text
+    if source is None:
         with contextlib.suppress(OSError):
-            text = (context / (dockerfile or "Dockerfile")).read_text(errors="replace")
-    return "<<" in (text or "")
+            source = (context / (dockerfile or "Dockerfile")).read_text(errors="replace")
+    return "<<" in (source or "")
 
 
 def _arguments(

@@ -40,12 +40,12 @@ def commit(
     config = {"Labels": kept} | dict(changes)
     repository, tag = split_name(name)
 
-    def post(client: Any, **more: Any) -> str:
+    def post(client: Any, **parameters: Any) -> str:
         response = client._post_json(
             client._url("/commit"),
             data=config,
             params={
-                **more,
+                **parameters,
                 "container": container.id, "repo": repository, "tag": tag,
                 "comment": message, "author": author, "pause": True,
             },
@@ -53,19 +53,19 @@ def commit(
         return str(client._result(response, True)["Id"])
 
     try:
-        made = container.core.api.call(doing, post)
+        image_id = container.core.api.call(doing, post)
     except DaemonRefusal as error:
         raise ImageError(error.message, reference=name) from None
-    found = container.core.finder.inspect(made, name)
-    wanted = config["Labels"]
-    if found is not None and not wanted.items() <= found.config.labels.items():
+    image = container.core.finder.inspect(image_id, name)
+    own_labels = config["Labels"]
+    if image is not None and not own_labels.items() <= image.config.labels.items():
         # Podman takes labels as instructions only.
-        lines = [f"LABEL {json.dumps(key)}={quoted(value)}" for key, value in wanted.items()]
-        made = container.core.api.call(doing, lambda client: post(client, changes=lines))
-        found = container.core.finder.inspect(made, name)
-    if found is None:
+        lines = [f"LABEL {json.dumps(key)}={quoted(value)}" for key, value in own_labels.items()]
+        image_id = container.core.api.call(doing, lambda client: post(client, changes=lines))
+        image = container.core.finder.inspect(image_id, name)
+    if image is None:
         raise ImageError(f"{doing}: the image {name!r} was removed meanwhile", reference=name)
-    return found
+    return image
 
 
 def snapshot(container: DockerHandle, name: str | None) -> DockerImage:

@@ -28,7 +28,7 @@ _KINDS: Mapping[str, EventKind] = {
 
 
 class DockerEvents:
-    """The stream of events, and those who listen to it.
+    """The stream of events and its listeners.
 
     Args:
         label: The label of the run: ``key=value``.
@@ -66,11 +66,11 @@ class DockerEvents:
     def _read(self) -> None:
         exchange = self._exchange
         assert exchange is not None
-        text = b""
+        rest = b""
         with suppress(OSError, ValueError):
             for part in exchange.parts():
-                *lines, text = (text + part).split(b"\n")
-                if len(text) > _MAX_EVENT_BYTES:
+                *lines, rest = (rest + part).split(b"\n")
+                if len(rest) > _MAX_EVENT_BYTES:
                     break
                 for line in filter(None, lines):
                     # One that is none must not keep the ends of containers from those who wait.
@@ -91,12 +91,12 @@ class DockerEvents:
         if kind == "die":
             code = int(attributes.get("exitCode") or attributes.get("containerExitCode") or 0)
             self._ended(container, code)
-        found = self._known(container, kind)
-        if found is None:
+        listed = self._known(container, kind)
+        if listed is None:
             return
-        name, kind = found
-        at = event.get("timeNano", 0) / 1e9 or time.time()
-        self._listeners.publish(Event(kind, container, name, at, code))
+        name, kind = listed
+        time_s = event.get("timeNano", 0) / 1e9 or time.time()
+        self._listeners.publish(Event(kind, container, name, time_s, code))
 
     def publish(self, event: Event) -> None:
         """Send an event that the daemon does not tell of to all listeners."""

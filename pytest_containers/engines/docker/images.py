@@ -122,19 +122,19 @@ class ImageFinder:
         return name
 
     def _of_registry(self, reference: str, name: str, policy: PullPolicy) -> DockerImage:
-        found = self.inspect(name, reference)
-        if found is None and policy == "never":
+        image = self.inspect(name, reference)
+        if image is None and policy == "never":
             raise ImageNotFoundError(
                 f"the Docker daemon has no image {reference!r}, and containers_pull is 'never'; "
                 f"`docker pull {name}` fetches it",
                 reference=reference,
             )
-        if found is None or policy == "always":
+        if image is None or policy == "always":
             self.pull(name)
-            found = self.inspect(name, reference)
-        if found is None:
+            image = self.inspect(name, reference)
+        if image is None:
             raise ImageError(f"image {reference!r} was removed while it was pulled")
-        return found
+        return image
 
     def pull(self, name: str) -> None:
         """Have the daemon fetch an image.
@@ -169,15 +169,15 @@ class ImageFinder:
             return self._of_layout(reference, path, source.name)
         with open(path, "rb") as file:
             names = self.load(file, reference)
-        wanted = source.name or names[0]
-        found = self.inspect(wanted, reference)
-        if found is None:
+        image_name = source.name or names[0]
+        image = self.inspect(image_name, reference)
+        if image is None:
             raise ImageNotFoundError(
-                f"image {reference!r}: {path} has no image {wanted!r}; there are "
+                f"image {reference!r}: {path} has no image {image_name!r}; there are "
                 f"{', '.join(names)}",
                 reference=reference,
             )
-        return found
+        return image
 
     def load(self, file: IO[bytes], shown: str) -> list[str]:
         """Store the images of an archive; return their names or ids."""
@@ -202,24 +202,24 @@ class ImageFinder:
     def _of_layout(self, reference: str, folder: Path, name: str | None) -> DockerImage:
         manifest, key = _manifest_of(folder, name, reference)
         tag = f"{_LOADED}:{key[7:39]}"
-        found = self.inspect(tag, reference)
-        if found is None:
+        image = self.inspect(tag, reference)
+        if image is None:
             with tempfile.TemporaryFile() as file:
                 _write_archive(folder, manifest, tag, file)
                 file.seek(0)
                 self.load(file, reference)
-            found = self.inspect(tag, reference)
-        if found is None:
+            image = self.inspect(tag, reference)
+        if image is None:
             raise ImageError(f"image {reference!r} could not be loaded", reference=reference)
-        return dataclasses.replace(found, digest=key)
+        return dataclasses.replace(image, digest=key)
 
     def _of_rootfs(self, reference: str, path: Path) -> DockerImage:
         facts = path.stat()
         key = f"{path.resolve()}\0{facts.st_mtime_ns}\0{facts.st_size}\0{facts.st_ino}"
         tag = f"rootfs-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-        if path.is_dir() or (found := self.inspect(f"{_LOADED}:{tag}", reference)) is None:
-            found = self.import_rootfs(path, f"{_LOADED}:{tag}", {}, shown=reference)
-        return dataclasses.replace(found, name=reference)
+        if path.is_dir() or (image := self.inspect(f"{_LOADED}:{tag}", reference)) is None:
+            image = self.import_rootfs(path, f"{_LOADED}:{tag}", {}, shown=reference)
+        return dataclasses.replace(image, name=reference)
 
     def import_rootfs(
         self, path: Path, name: str, config: Mapping[str, Any], *, shown: str = ""
@@ -238,10 +238,10 @@ class ImageFinder:
                     file, repository=repository, tag=tag, changes=changes
                 ),
             )
-        found = self.inspect(name, shown)
-        if found is None:
+        image = self.inspect(name, shown)
+        if image is None:
             raise ImageError(f"image {shown or name!r} could not be imported")
-        return found
+        return image
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -332,7 +332,7 @@ def _blob(folder: Path, digest: str) -> Path:
 
 def _write_archive(folder: Path, manifest: Mapping[str, Any], tag: str, file: IO[bytes]) -> None:
     """Write an image of an OCI layout in the format of ``docker save``."""
-    config, layers = manifest["config"]["digest"], [one["digest"] for one in manifest["layers"]]
+    config, layers = manifest["config"]["digest"], [layer["digest"] for layer in manifest["layers"]]
     listing = [
         {
             "Config": f"{config[7:]}.json",

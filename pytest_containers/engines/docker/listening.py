@@ -46,7 +46,7 @@ def open_ports(tables: str) -> dict[PortKey, set[str]]:
         tables: The tables of ``/proc/net``, each after a line ``= NAME``. They may come from a
             program of the container, which may write anything.
     """
-    found: dict[PortKey, set[str]] = {}
+    listening: dict[PortKey, set[str]] = {}
     protocol = ""
     for line in tables.splitlines():
         fields = line.split()
@@ -59,9 +59,9 @@ def open_ports(tables: str) -> dict[PortKey, set[str]]:
             continue
         address, _, port = fields[1].rpartition(":")
         with contextlib.suppress(ValueError):  # of what is no table of the kernel
-            key, at = (int(port, 16), protocol), _address(address)
-            found.setdefault(key, set()).add(at)
-    return found
+            key, host = (int(port, 16), protocol), _address(address)
+            listening.setdefault(key, set()).add(host)
+    return listening
 
 
 def _address(digits: str) -> str:
@@ -117,14 +117,14 @@ class PortTable:
         deadline = time.monotonic() + _ANSWER_S
         self._shell.sock.settimeout(_ANSWER_S)
         self._shell.sock.sendall(b"\n")
-        frames, text = Demultiplexer(), bytearray()
-        while not text.endswith(b"\n.\n"):
+        frames, tables = Demultiplexer(), bytearray()
+        while not tables.endswith(b"\n.\n"):
             self._shell.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             part = self._shell.receive()
-            if not part or len(text) > _MAX_TABLE_BYTES:
+            if not part or len(tables) > _MAX_TABLE_BYTES:
                 raise OSError("the shell has ended, or writes without end")
-            text += b"".join(data for stream, data in frames.feed(part) if stream == 1)
-        return text.decode(errors="replace")
+            tables += b"".join(data for stream, data in frames.feed(part) if stream == 1)
+        return tables.decode(errors="replace")
 
     def _open(self) -> Exchange:
         api, container_id = self._core.api, self._id
@@ -193,7 +193,7 @@ def wait_listening(
 
 def _is_open(table: dict[PortKey, set[str]], key: PortKey, outside: bool) -> bool:
     addresses = table.get(key, set())
-    return any(is_outside(one) for one in addresses) if outside else bool(addresses)
+    return any(map(is_outside, addresses)) if outside else bool(addresses)
 
 
 def _answers(container: DockerHandle, key: PortKey) -> bool:
@@ -214,7 +214,7 @@ def _answers(container: DockerHandle, key: PortKey) -> bool:
 def _explain(table: dict[PortKey, set[str]], missing: Collection[PortKey], timeout_s: float) -> str:
     names = ", ".join(f"{number}/{protocol}" for number, protocol in missing)
     words = f"nothing listens on {names} after {timeout_s:.3g} s"
-    elsewhere = [f"{one}:{key[0]}" for key in missing for one in sorted(table.get(key, ()))]
+    elsewhere = [f"{address}:{key[0]}" for key in missing for address in sorted(table.get(key, ()))]
     if elsewhere:
         return (
             f"{words} where others reach it: the program listens on {' and '.join(elsewhere)} "
