@@ -20,7 +20,7 @@ from helpers import leaks
 import pytest_containers as pc
 from pytest_containers import cli
 from pytest_containers.engines.choose import kept_runs
-from pytest_containers.model.kept import KeptContainer, KeptRun
+from pytest_containers.model.kept import KeepLimits, KeptContainer, KeptRun
 
 from .test_run_command import Typist, typist  # noqa: F401 - a fixture
 
@@ -113,6 +113,22 @@ def with_runs(use: Callable[[list[KeptRun]], Any]) -> Any:
     finally:
         for run in runs:
             run.close()
+
+
+def test_a_network_that_tests_still_use_outlives_its_kept_containers(home: Path) -> None:
+    limits = KeepLimits(1, 60)
+    with pc.Engine(home=home) as engine:
+        networks = [engine.create_network() for _ in range(2)]
+        for network in networks:  # the second container that is kept drops the first
+            container = engine.run("host:", ["sleep", "1000"], name="box", network=network)
+            engine.keep(container, test="t.py::t", limits=limits)
+            container.remove()
+        with engine.run("host:", ["true"], network=networks[0], wait_ready=False) as container:
+            assert container.wait(60) == 0
+        networks[0].remove()
+        with pytest.raises(pc.ContainersError, match="removed"):
+            engine.run("host:", ["true"], network=networks[0])
+    assert cli.main(["rm", "--all"]) == 0
 
 
 def test_a_kept_container_is_used_by_commands(keep, capfd: pytest.CaptureFixture[str]) -> None:

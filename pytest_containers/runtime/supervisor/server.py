@@ -50,6 +50,7 @@ class Kept(Belongings):
     Attributes:
         facts: What is known of them, and of containers that are shown only; the oldest first.
         keep_s, most: See `KeepRun`.
+        in_use: The networks that a test process may start more containers in.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class Kept(Belongings):
         self.most: int = 0
         self.ends_at: float | None = None
         self.facts: dict[str, KeptFacts] = {}
+        self.in_use: set[str] = set()
 
 
 class Server:
@@ -239,6 +241,14 @@ class Server:
             network.when_quiet = lambda: self._drop_network(network)
         else:
             self._drop_network(network)
+
+    def remove_unneeded_networks(self) -> None:
+        """Remove the kept networks that have no container and no test process any more."""
+        for network in list(self.kept.networks.values()):
+            in_use = network.id in self.kept.in_use
+            if not in_use and not any(it.containers for it in (network, *network.descendants())):
+                del self.kept.networks[network.id]
+                self.remove_network(network)
 
     def _drop_network(self, network: RunNetwork) -> None:
         network.detach()

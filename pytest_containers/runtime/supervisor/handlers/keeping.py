@@ -60,22 +60,20 @@ def keep_container(session: Session, op: KeepContainer, call: Call[None]) -> Non
         for holder in (owner, server.controller):
             if holder.networks.pop(shown.id, None) is not None:
                 kept.networks[shown.id] = shown
+                kept.in_use.add(shown.id)
     while len(kept.containers) > kept.most:
         _drop(server, next(iter(kept.containers)))
 
 
 def _drop(server: Server, number: str) -> None:
-    """Remove a kept container, and the kept networks that no container needs any more."""
+    """Remove a kept container, and the kept networks that nothing needs any more."""
     kept = server.kept
     container = kept.containers.get(number)
     if container is None:
         raise FaultError("NotRunningError", f"container {number} is not kept")
     kept.facts.pop(number, None)
     server.remove_container(container, kept)
-    for network in list(kept.networks.values()):
-        if not any(other.containers for other in (network, *network.descendants())):
-            del kept.networks[network.id]
-            server.remove_network(network)
+    server.remove_unneeded_networks()
 
 
 @OPERATIONS.handles(ListKept)
@@ -123,6 +121,7 @@ async def drop_kept(session: Session, op: DropKept, call: Call[None]) -> None:
 def controller_ended(server: Server) -> None:
     """End the run, since its test process has ended; later if containers are kept."""
     kept, loop = server.kept, server.tools.loop
+    kept.in_use.clear()
     if not kept.containers:
         loop.stop()
         return

@@ -54,6 +54,9 @@ def remove_network(session: Session, op: RemoveNetwork, call: Call[None]) -> Non
     network = session.belongings.networks.pop(op.network, None)
     if network is not None:
         session.server.remove_network(network)
+    elif op.network in session.server.kept.in_use:
+        session.server.kept.in_use.remove(op.network)
+        session.server.remove_unneeded_networks()
 
 
 @OPERATIONS.handles(CreateVolume)
