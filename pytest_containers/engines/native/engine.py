@@ -461,6 +461,7 @@ class Engine:
 
     def finish_sharing(self, timeout_s: float = 60.0) -> None:
         """Wait until what other machines may use is pushed; see the contract of engines."""
+        check("finish_sharing()", timeout_s=timeout_s)
         self._core.finish_sharing(timeout_s)
 
     def close(self) -> None:
