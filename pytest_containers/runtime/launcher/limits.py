@@ -128,7 +128,10 @@ def open_resets(
     opened: dict[str, Reset] = {}
     for name, value in values.items():
         with suppress(FileNotFoundError):  # version 2 has no peak before Linux 5.19
-            fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            except PermissionError:  # nothing resets it, so that the cgroup is not used again
+                fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             opened[name] = Reset(fd, value)
     return opened
 
