@@ -15,6 +15,8 @@ import pytest
 import yaml
 from helpers.in_docker import FLAGS, InDocker
 
+from pytest_containers.engines.shared_proc import WORDS
+
 ROOT = Path(__file__).parents[2]
 PAGE, ACTION = ROOT / "docs/how-to/ci.md", ROOT / "action.yml"
 NATIVE, PROCESS = "native engine", "process engine: files confined, processes visible"
@@ -30,12 +32,14 @@ def test_a_container(containers):
 RUN = f"""
 import os, pathlib, subprocess, sys
 shims, *script = sys.argv[1:]
-pathlib.Path("/tmp/test_it.py").write_text({TEST!r})
-pathlib.Path("/tmp/.venv").symlink_to(f"{{shims}}/venv")
+job = pathlib.Path("/tmp/job/checkout")  # apart: what is tested may be mounted below /tmp
+job.mkdir(parents=True)
+(job / "test_it.py").write_text({TEST!r})
+(job / ".venv").symlink_to(f"{{shims}}/venv")
 environ = {{**os.environ, "PATH": f"{{shims}}:/usr/bin:/bin", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTEST_ADDOPTS": "-p pytest_containers.plugin -p no:cacheprovider"}}
 for step in script:
-    code = subprocess.run(["sh", "-ec", step], cwd="/tmp", env=environ).returncode
+    code = subprocess.run(["sh", "-ec", step], cwd=job, env=environ).returncode
     if code:
         sys.exit(code)
 """
@@ -107,7 +111,7 @@ def _dev_container() -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     ("example", "header"),
     [
-        (_gitlab, PROCESS), (_circleci, PROCESS), (_bitbucket, PROCESS), (_kubernetes, NATIVE),
+        (_gitlab, PROCESS), (_circleci, PROCESS), (_bitbucket, PROCESS), (_kubernetes, WORDS),
         (_jenkins, NATIVE), (_dev_container, NATIVE),
     ],
 )  # fmt: skip
