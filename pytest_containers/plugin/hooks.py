@@ -135,20 +135,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     from importlib.metadata import version
 
-    return f"containers: pytest-containers {version('pytest-containers')}, {_engine_words(config)}"
+    from pytest_containers.plugin.startup import engine_words
 
-
-def _engine_words(config: pytest.Config) -> str:
-    setting = settings.ENGINE
-    chosen = config.getoption(setting.ini) or os.environ.get(setting.variable)
-    name = chosen or config.getini(setting.ini) or setting.default
-    if name == "native":  # all that this one line needs, since every run pays for it
-        from pytest_containers.engines.shared_proc import native_words
-
-        return native_words()
-    from pytest_containers.engines.choose import described
-
-    return described(name)
+    return f"containers: pytest-containers {version('pytest-containers')}, {engine_words(config)}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
