@@ -75,7 +75,8 @@ class Client:
 
     def __init__(self, channel: Channel, errors_fd: int = -1) -> None:
         self._channel = channel
-        patience = struct.pack("@ll", int(_PATIENCE_S), 0)
+        seconds = int(_PATIENCE_S)
+        patience = struct.pack("@ll", seconds, int((_PATIENCE_S - seconds) * 1_000_000))
         channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         self.errors_fd: int = errors_fd
         self._pid = os.getpid()
