@@ -180,7 +180,7 @@ def test_a_port_that_nothing_listens_on(box: Container) -> None:
 
 def knows(engine: Engine, container: Container, name: str) -> bool:
     """Return True if a container finds another by name: at once, but for Podman's name server."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while container.exec(["getent", "hosts", name]).returncode:
         if engine.facts.get("product") != "Podman" or time.monotonic() > end:
             return False
