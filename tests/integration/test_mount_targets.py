@@ -244,6 +244,6 @@ def test_no_mount_point_is_made_through_a_descriptor(engine: pc.Engine, tmp_path
             (folder / "link").unlink(missing_ok=True)
             (folder / "link").symlink_to(f"/proc/self/fd/{number}")
             mounts = [pc.Bind(folder, "/srv/a"), pc.Bind(data, "/srv/a/link/made")]
-            with pytest.raises(pc.StartError, match="symbolic links"):
+            with pytest.raises(pc.StartError, match="symbolic links|No such file"):
                 engine.run("host:", ["true"], mounts=mounts, wait_ready=False)
         assert other.exec(["sh", "-c", "ls -d /made /*/made"]).stdout == b""
