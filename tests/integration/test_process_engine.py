@@ -309,8 +309,9 @@ def test_nothing_is_left_after_a_sigkill(victim: str, storm: str, store_home: Pa
             supervisor, guardian, *places = holder.stdout.readline().split()
             if storm == "storm":
                 time.sleep(0.2)
-            inside = [pid for pid in _alive(token) if pid != holder.pid]
-            assert len(inside) >= 4
+            assert _gone(lambda: len([pid for pid in _alive(token) if pid != holder.pid]) < 4), (
+                f"holder: {holder.poll()}, run: {_alive(str(store_home))}, container: {_alive(token)}"
+            )
             assert len(_segments() - before) >= 1
             victims = {"pytest": holder.pid, "supervisor": supervisor, "guardian": guardian}
             os.kill(int(victims[victim]), signal.SIGKILL)
