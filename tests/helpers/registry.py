@@ -66,9 +66,10 @@ def _await(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
 def skopeo(*arguments: str, **environ: str) -> str:
     """Run skopeo; its output."""
     command = [shutil.which("skopeo") or "skopeo", "--insecure-policy", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environ}, check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        # Else it looks for logins below /run/containers, which Podman makes for root alone.
+        env = {"XDG_RUNTIME_DIR": folder, **os.environ, **environ}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
