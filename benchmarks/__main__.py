@@ -175,9 +175,7 @@ def page(results: list[Result], growth: ours.Growth, missing: list[str], command
         "",
     ]
     lines += [f"Not measured: {reason}" for reason in missing]
-    lines += ["", "| machine | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in machine.describe().items()]
-    return lines
+    return [*lines, *machine.table()]
 
 
 if __name__ == "__main__":

@@ -257,11 +257,8 @@ def page(
         f"Looking at the context of {FILES:,} files (names and times, nothing else) takes {reading:.0f} ms.",
         f"A context of 1 GB of which `.dockerignore` leaves 1 MB is built in {ignored[0]:.0f} ms;",
         f"{ignored[1]:.1f} MB are read meanwhile, of everything.",
-        "",
-        "| machine | |",
-        "|---|---|",
     ]
-    return [*lines, *(f"| {key} | {value} |" for key, value in machine.describe().items())]
+    return [*lines, *machine.table()]
 
 
 if __name__ == "__main__":

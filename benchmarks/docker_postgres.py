@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import rootfs
 from benchmarks.bare import POSTGRES
-from benchmarks.machine import field
 from benchmarks.peers import dockerd
 
 ENGINE, PEER = "docker engine", "testcontainers"
@@ -92,7 +92,7 @@ def main() -> None:
         "--cache", type=Path, default=Path.home() / ".cache/pytest-containers-benchmarks"
     )
     arguments = parser.parse_args()
-    tar = tarball(arguments.cache)
+    tar = rootfs.tarball(arguments.cache, "postgresql", "postgres")
     peers = [ENGINE] if arguments.ours_only else [ENGINE, PEER]
     with tempfile.TemporaryDirectory(prefix="bp-", dir="/tmp", ignore_cleanup_errors=True) as name:
         work = Path(name)
@@ -107,19 +107,6 @@ def main() -> None:
                 }
                 lines += page(pause, spans)
     print("\n".join(lines))
-
-
-def tarball(cache: Path) -> Path:
-    """A Debian with PostgreSQL; kept in `cache`."""
-    tar = cache / "postgres.tar"
-    if not tar.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / f"{os.getpid()}.tar"
-        suite = field("/etc/os-release", "VERSION_CODENAME", "=")
-        options = ["--quiet", "--variant=minbase", "--include=postgresql"]
-        subprocess.run(["mmdebstrap", *options, suite, partial], check=True)
-        partial.rename(tar)
-    return tar
 
 
 def build(docker: list[str], tar: Path, work: Path) -> None:

@@ -156,11 +156,8 @@ def page(results: list[Result], size: int, rounds: int) -> list[str]:
         "",
         f"The state has {size / 1e6:.1f} MB compressed. From the registry it costs {extra:.0f} ms more",
         "than from the store, with the transfer.",
-        "",
-        "| machine | |",
-        "|---|---|",
     ]
-    return [*lines, *(f"| {key} | {value} |" for key, value in machine.describe().items())]
+    return [*lines, *machine.table()]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,16 @@ def describe() -> dict[str, str]:
     return found | {who: version(who) for who in PROGRAMS}
 
 
+def table() -> list[str]:
+    """Return what the figures were measured on as the lines of a table of Markdown."""
+    return [
+        "",
+        "| machine | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in describe().items()),
+    ]
+
+
 def leave_hybrid_cgroups() -> None:
     """Take cgroup2 out of this process's view where the machine has both versions.
 

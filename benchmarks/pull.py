@@ -284,11 +284,8 @@ def page(
         f"At most {peak:.0f} MiB of memory are in use while we pull (proportional set sizes of all processes).",
         "",
         f"Unpacking grows with the number of files: {told}; the slowest rate is {slowest:.2f} times the median one.",
-        "",
-        "| machine | |",
-        "|---|---|",
     ]
-    return [*lines, *(f"| {key} | {value} |" for key, value in machine.describe().items())]
+    return [*lines, *machine.table()]
 
 
 if __name__ == "__main__":

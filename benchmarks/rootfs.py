@@ -1,4 +1,4 @@
-"""The image that everybody runs: a small Debian with Python, made once by mmdebstrap."""
+"""The images that are run: small Debians with some packages, made once by mmdebstrap."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from benchmarks.machine import field
 HOSTNAME = "benchmark"
 
 
-def tarball(cache: Path) -> Path:
+def tarball(cache: Path, packages: str = "python3", name: str = "python") -> Path:
     """The root filesystem as a tar; kept in `cache`.
+
+    Args:
+        packages: Debian's, separated by commas.
+        name: Of the file.
 
     Raises:
         RuntimeError: mmdebstrap is missing or failed.
     """
-    tar = cache / "python.tar"
+    tar = cache / f"{name}.tar"
     if tar.exists():
         return tar
     if shutil.which("mmdebstrap") is None:
@@ -26,7 +30,7 @@ def tarball(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     partial = cache / f"{os.getpid()}.tar"
     suite = field("/etc/os-release", "VERSION_CODENAME", "=")
-    options = ["--quiet", "--variant=minbase", "--include=python3"]
+    options = ["--quiet", "--variant=minbase", f"--include={packages}"]
     subprocess.run(["mmdebstrap", *options, suite, partial], check=True)
     partial.rename(tar)
     return tar

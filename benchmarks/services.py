@@ -21,9 +21,8 @@ from pathlib import Path
 import psycopg
 
 import pytest_containers as pc
-from benchmarks import machine
+from benchmarks import machine, rootfs
 from benchmarks.bare import POSTGRES, SERVERS
-from benchmarks.machine import field
 from benchmarks.measure import Case, Result, Sample, interleave
 from benchmarks.peers import dockerd
 
@@ -101,7 +100,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     machine.leave_hybrid_cgroups()
-    tar = Path() if arguments.quick else tarball(arguments.cache)
+    tar = Path() if arguments.quick else rootfs.tarball(arguments.cache, PACKAGES, "services")
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
         work.chmod(0o711)
@@ -114,19 +113,6 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.write is not None:
         arguments.write.write_text("\n".join(lines) + "\n")
-
-
-def tarball(cache: Path) -> Path:
-    """A Debian with all servers; kept in `cache`."""
-    tar = cache / "services.tar"
-    if not tar.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / f"{os.getpid()}.tar"
-        suite = field("/etc/os-release", "VERSION_CODENAME", "=")
-        options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}"]
-        subprocess.run(["mmdebstrap", *options, suite, partial], check=True)
-        partial.rename(tar)
-    return tar
 
 
 # ------------------------------------------------------------------- who does it
@@ -630,9 +616,7 @@ def page(
             f"| {where} | {known['start']:.0f} ms | {known['read']:.0f} ms | {known['memory']:.0f} MiB | "
             f"{known['disk']:.0f} MiB |"
         )
-    lines += ["", "| machine | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in machine.describe().items()]
-    return lines
+    return [*lines, *machine.table()]
 
 
 if __name__ == "__main__":
