@@ -239,11 +239,16 @@ def test_no_mount_point_is_made_through_a_descriptor(engine: pc.Engine, tmp_path
     data, folder = tmp_path / "data", tmp_path / "folder"
     data.mkdir()
     folder.mkdir()
+    refusals = []
     with engine.run("host:", ["sleep", "100"]) as other:
         for number in range(3, 60):
             (folder / "link").unlink(missing_ok=True)
             (folder / "link").symlink_to(f"/proc/self/fd/{number}")
             mounts = [pc.Bind(folder, "/srv/a"), pc.Bind(data, "/srv/a/link/made")]
-            with pytest.raises(pc.StartError, match="symbolic links|No such file"):
+            with pytest.raises(pc.StartError) as caught:
                 engine.run("host:", ["true"], mounts=mounts, wait_ready=False)
+            refusals.append(str(caught.value).rpartition(": ")[2])
         assert other.exec(["sh", "-c", "ls -d /made /*/made"]).stdout == b""
+    # Which numbers are open in the program that starts the container depends on the run before.
+    assert "Too many levels of symbolic links" in refusals
+    assert set(refusals) <= {"Too many levels of symbolic links", "No such file or directory"}
