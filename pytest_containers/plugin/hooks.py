@@ -133,11 +133,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Return the header line; nothing is started."""
     if config.get_verbosity() < 0:
         return None
-    from importlib.metadata import version
+    from pytest_containers.plugin.header import header_line
 
-    from pytest_containers.plugin.startup import engine_words
-
-    return f"containers: pytest-containers {version('pytest-containers')}, {engine_words(config)}"
+    return header_line(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -113,17 +113,3 @@ def begin_run(config: pytest.Config) -> None:
 
     with suppress(ContainersError):
         begin_run(engine_options(settings_of(config)))
-
-
-def engine_words(config: pytest.Config) -> str:
-    """Return the engine of a test run in words, for its header; nothing is started."""
-    setting = settings.ENGINE
-    chosen = config.getoption(setting.ini) or os.environ.get(setting.variable)
-    name = chosen or config.getini(setting.ini) or setting.default
-    from pytest_containers.engines.shared_proc import native_words
-
-    if name == "native":  # every run pays for what is imported here
-        return native_words()
-    from pytest_containers.engines.choose import described
-
-    return described(name)
