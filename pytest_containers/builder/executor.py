@@ -89,7 +89,7 @@ class Executor:
         self.runtime = runtime
         self._options = options
         self._steps = Steps(library.store, library.layers)
-        self.single: bool = library.layers.inside.id_map_class.startswith("single")
+        self.single: bool = library.layers.single
 
     def step(
         self, key: Mapping[str, Any], do: Callable[[ExitStack], tuple[Layer | None, str]]

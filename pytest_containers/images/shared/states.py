@@ -119,8 +119,7 @@ class RegistryStates:
 
     def _tag(self, key: str) -> str:
         # A single identity has lost the owners of files, which servers of other identities need.
-        single = self._library.layers.inside.id_map_class.startswith("single")
-        owners = "single" if single else "all"
+        owners = "single" if self._library.layers.single else "all"
         return self._repository.tag(f"{FORMAT} {key} {manifests.architecture()} {owners}")
 
     def _look(self, search: _Search) -> State | None:

@@ -81,8 +81,7 @@ class SharedSteps:
         self._turns.end(self._tag(key))
 
     def _tag(self, key: str) -> str:
-        single = self._library.layers.inside.id_map_class.startswith("single")
-        owners = "single" if single else "all"
+        owners = "single" if self._library.layers.single else "all"
         return self._repository.tag(f"{FORMAT} {key} {manifests.architecture()} {owners}")
 
     def _look(self, key: str) -> SharedStep | None:

@@ -92,6 +92,11 @@ class Layers:
         # Each takes a processor and some memory.
         self._jobs = threading.Semaphore(max(1, min(_AT_ONCE, len(os.sched_getaffinity(0)))))
 
+    @property
+    def single(self) -> bool:
+        """True if all files have one owner, since the run has a single id."""
+        return self.inside.id_map_class.startswith("single")
+
     def find(self, diff_id: str) -> Layer | None:
         """Find a layer that is stored and whose data cannot have been lost."""
         path = self._path(diff_id)
@@ -288,8 +293,7 @@ class Layers:
                 for layer in reversed(layers):
                     fds.append(os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
                     opened.callback(os.close, fds[-1])
-                single = self.inside.id_map_class.startswith("single")
-                args = {"unlisted": list(unlisted), "single": single}
+                args = {"unlisted": list(unlisted), "single": self.single}
                 count = self.inside.call(PARENTS, args, fds)["made"]
                 temp.path.chmod(0o700)
                 if self.find(digest) is None:
@@ -348,7 +352,7 @@ class Layers:
                 "digest": archive.digest,
                 "diff_id": diff_id,
                 "hashed": hashed,
-                "single": self.inside.id_map_class.startswith("single"),
+                "single": self.single,
                 "name": name,
             }
             arrivals = [archive.arrivals] if archive.arrivals >= 0 else []
