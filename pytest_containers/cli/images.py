@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.cli.options import REGISTRIES, add_settings, engine_options
+from pytest_containers.model.command import command_words
 from pytest_containers.model.errors import SettingsError
 from pytest_containers.model.harmless import harmless
 from pytest_containers.model.sizes import format_size, parse_size
@@ -287,7 +287,7 @@ def _save(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     config: dict[str, Any] = {}
     if arguments.cmd is not None:
-        config["Cmd"] = shlex.split(arguments.cmd)
+        config["Cmd"] = command_words(arguments.cmd, "--cmd")
     if arguments.env:
         path = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
         named = any(item.startswith("PATH=") for item in arguments.env)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pytest_containers.model import wait
 from pytest_containers.model.arguments import check
+from pytest_containers.model.command import command_words
 from pytest_containers.model.engine import Container
 from pytest_containers.model.errors import (
     SpecError,
@@ -290,7 +291,7 @@ class Postgres(SqlService):
             "--encoding=UTF8",
             "--locale=C.UTF-8",
             *(() if self.durable else ("--wal-segsize=1",)),
-            *shlex.split(self.env.get("POSTGRES_INITDB_ARGS", "")),
+            *self._initdb_arguments(),
         ]
         run_step(container, "initdb", command, user="postgres", input=f"{self.password}\n".encode())
         method = self.env.get("POSTGRES_HOST_AUTH_METHOD") or _SCRAM
@@ -318,10 +319,13 @@ class Postgres(SqlService):
         create_extensions(running, self.extensions)
 
     def _chooses_authentication(self) -> bool:
-        arguments = shlex.split(self.env.get("POSTGRES_INITDB_ARGS", ""))
         return "POSTGRES_HOST_AUTH_METHOD" in self.env or any(
-            argument.startswith(("-A", "--auth")) for argument in arguments
+            argument.startswith(("-A", "--auth")) for argument in self._initdb_arguments()
         )
+
+    def _initdb_arguments(self) -> list[str]:
+        arguments = self.env.get("POSTGRES_INITDB_ARGS", "")
+        return command_words(arguments, "POSTGRES_INITDB_ARGS")
 
     def run_init_sql(self, title: str, sql: bytes) -> None:
         """Run the SQL of a script; see `init_scripts.run_scripts`."""

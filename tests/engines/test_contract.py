@@ -171,6 +171,16 @@ def test_ports(engine: Engine, image: str) -> None:
             assert inner.recv(64).startswith(b"HTTP/1.0 200")
 
 
+def test_a_command_that_cannot_be_taken_apart(engine: Engine, box: Container, image: str) -> None:
+    with pytest.raises(
+        pc.SpecError, match=rf"exec in container '{box.name}': .* no closing quotation"
+    ):
+        box.exec("echo 'x")
+    for option in ("command", "entrypoint"):
+        with pytest.raises(pc.SpecError, match=f"{option}: .* no closing quotation"):
+            engine.run(image, **{option: "echo 'x"})
+
+
 def test_a_port_that_nothing_listens_on(box: Container) -> None:
     with pytest.raises(pc.ContainersError):
         box.connect(9, 1)

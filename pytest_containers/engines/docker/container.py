@@ -26,6 +26,7 @@ from pytest_containers.model.arguments import (
     require,
 )
 from pytest_containers.model.arguments import check as check_arguments
+from pytest_containers.model.command import program_words
 from pytest_containers.model.errors import (
     ContainersError,
     NotRunningError,
@@ -69,17 +70,17 @@ class DockerContainer(TrackedContainer):
     def health(self, timeout_s: float | None = None) -> HealthReport:
         """Run the HEALTHCHECK of the image once."""
         check_arguments("health()", timeout_s=timeout_s)
-        from pytest_containers.engines.docker import health
+        from pytest_containers.engines import health
 
         return health.check(self, time.time() - self._started_at, timeout_s)
 
     def stats(self) -> Stats:
         """Return what the container uses now, and has used since its start."""
-        from pytest_containers.engines.docker import health
+        from pytest_containers.engines.docker import usage
 
         if self.exit_code is not None:
             raise NotRunningError(f"container {self.name!r} has ended", exit_code=self.exit_code)
-        return health.stats_of(
+        return usage.stats_of(
             self._call("stats", lambda c: c.stats(self.id, stream=False, one_shot=True))
         )
 
@@ -369,7 +370,7 @@ def launch(
     refuse_options(spec)
     core.start()
     image = core.finder.get(spec.image)
-    starting.words_of(spec, image)
+    program_words(spec, image.config)
     if network is not None and not isinstance(network, DockerNetwork):
         raise SpecError(f"network {network!r} is not one of engine 'docker'")
     if not spec.network:

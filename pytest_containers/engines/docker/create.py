@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.docker.core import DockerVolume
-from pytest_containers.engines.docker.execution import words
+from pytest_containers.model.command import command_words
 from pytest_containers.model.errors import SpecError, StartError, UnsupportedError, hide_frames
 from pytest_containers.model.limits import RATES
 from pytest_containers.model.security import seccomp_option
@@ -111,9 +111,9 @@ def aliases_of(spec: ContainerSpec, name: str) -> list[str]:
 def _program(spec: ContainerSpec) -> dict[str, Any]:
     program: dict[str, Any] = {}
     if spec.entrypoint is not None:
-        program["Entrypoint"] = words(spec.entrypoint) or [""]
+        program["Entrypoint"] = command_words(spec.entrypoint, "entrypoint") or [""]
     if spec.command is not None:
-        program["Cmd"] = words(spec.command)
+        program["Cmd"] = command_words(spec.command, "command")
     if spec.env:
         program["Env"] = [f"{name}={value}" for name, value in spec.env.items()]
     if spec.user is not None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.engines.docker.connection import Demultiplexer, Exchange
 from pytest_containers.engines.exec_results import KILLED, exec_result
+from pytest_containers.model.command import exec_words
 from pytest_containers.model.errors import (
     ContainersError,
     NotRunningError,
-    SpecError,
     StartError,
     hide_frames,
 )
@@ -48,19 +48,6 @@ _MISSING = re.compile(
 _LATE_S = 0.1
 
 
-def words(value: Sequence[str] | str) -> list[str]:
-    """Return a command line as a list.
-
-    Raises:
-        SpecError: A word is not text.
-    """
-    found = shlex.split(value) if isinstance(value, str) else list(value)
-    for word in found:
-        if not isinstance(word, str):
-            raise SpecError(f"command: {word!r} is not a string; every argument must be")
-    return found
-
-
 def run(
     api: DockerApi,
     container_id: str,
@@ -78,9 +65,7 @@ def run(
     make_folder: Callable[[str], None],
 ) -> ExecResult:
     """Run a program in a container; see `Container.exec`."""
-    args = words(command)
-    if not args:
-        raise SpecError("exec(): the command is empty; it must name a program")
+    args = exec_words(command, name)
     variables = [f"{key}={value}" for key, value in (env or {}).items()]
     token = secrets.token_hex(16)
     if timeout_s is not None:

@@ -12,18 +12,15 @@ from pytest_containers.engines.docker import execution
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.engines.docker.core import DockerNetwork
 from pytest_containers.engines.docker.create import config_of
-from pytest_containers.engines.docker.execution import words
 from pytest_containers.model.errors import (
     ContainersError,
-    SpecError,
     StartError,
     hide_frames,
 )
-from pytest_containers.model.spec import ContainerSpec, Port
+from pytest_containers.model.spec import Port
 
 if TYPE_CHECKING:
     from pytest_containers.engines.docker.handle import DockerHandle
-    from pytest_containers.engines.docker.images import DockerImage
 
 __tracebackhide__ = hide_frames
 
@@ -34,24 +31,6 @@ _USER = re.compile(r"unable to find (user|group) ([^:\s]+)")
 _NOT_FOUND = re.compile(r"no such file or directory|executable file not found", re.IGNORECASE)
 _DENIED = re.compile(r"permission denied|exec format error|is a directory", re.IGNORECASE)
 _TRIES = 5
-
-
-def words_of(spec: ContainerSpec, image: DockerImage) -> list[str]:
-    """Return entrypoint and command, combined as in Docker.
-
-    Raises:
-        SpecError: Neither names a program.
-    """
-    own = spec.entrypoint is not None
-    entrypoint = words(spec.entrypoint or ()) if own else list(image.config.entrypoint)
-    command = [] if own else list(image.config.cmd)
-    if spec.command is not None:
-        command = words(spec.command)
-    if not entrypoint + command:
-        raise SpecError(
-            "no command: neither the image nor the caller names a program; pass command=[…]"
-        )
-    return entrypoint + command
 
 
 def start(container: DockerHandle, attach: Literal["", "output", "all"]) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_containers.engines.docker import listening, starting
+from pytest_containers.engines.docker import listening
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.engines.docker.core import DockerCore, DockerNetwork
 from pytest_containers.model.arguments import check as check_arguments
+from pytest_containers.model.command import program_words
 from pytest_containers.model.errors import (
     ContainersError,
     NotRunningError,
@@ -135,7 +136,7 @@ class TrackedContainer:
     def command(self) -> Sequence[str]:
         """Entrypoint and arguments."""
         if not self._facts:
-            return starting.words_of(self.spec, self.image)
+            return program_words(self.spec, self.image.config)
         return [self._facts["Path"], *self._facts["Args"]]
 
     @property

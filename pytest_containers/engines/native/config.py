@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_containers.images.image import Image, ImageConfig
+from pytest_containers.images.image import Image
 from pytest_containers.model.errors import SpecError, StartError, hide_frames
 from pytest_containers.model.limits import RATES
 from pytest_containers.model.sizes import parse_size
@@ -28,34 +27,6 @@ _CPU_PERIOD_US = 100_000
 """The kernel's own, and Docker's for ``--cpus``."""
 
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "cgroup")
-
-
-def command_of(spec: ContainerSpec, image: ImageConfig) -> list[str]:
-    """Return entrypoint and command, combined as in Docker.
-
-    An entrypoint in the spec drops the Cmd of the image.
-
-    Raises:
-        SpecError: Neither names a program.
-    """
-    entrypoint = image.entrypoint if spec.entrypoint is None else _words(spec.entrypoint)
-    command = image.cmd if spec.entrypoint is None else ()
-    if spec.command is not None:
-        command = _words(spec.command)
-    words = [*entrypoint, *command]
-    if not words:
-        raise SpecError(
-            "no command: neither the image nor the caller names a program; pass command=[…]"
-        )
-    return words
-
-
-def _words(value: Sequence[str] | str) -> tuple[str, ...]:
-    words = shlex.split(value) if isinstance(value, str) else list(value)
-    for word in words:
-        if not isinstance(word, str):
-            raise SpecError(f"command: {word!r} is not a string; every argument must be")
-    return tuple(words)
 
 
 def process_of(

@@ -252,7 +252,7 @@ class Container:
     def health(self, timeout_s: float | None = None) -> HealthReport:
         """Run the HEALTHCHECK of the image once."""
         check_arguments("health()", timeout_s=timeout_s)
-        from pytest_containers.engines.native import health
+        from pytest_containers.engines import health
 
         return health.check(self, time.monotonic() - self._started_monotonic_s, timeout_s)
 

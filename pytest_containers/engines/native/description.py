@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pytest_containers.engines.native import config as configs
 from pytest_containers.engines.native import egress
 from pytest_containers.engines.native.filters import filter_of
+from pytest_containers.model.command import program_words
 from pytest_containers.runtime.wire.operations.starts import PortRequest, StartRequest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def describe(
     **extra: Any,
 ) -> Description:
     """Describe a start; the arguments are those of `Container._start`."""
-    args = configs.command_of(spec, image.config)
+    args = program_words(spec, image.config)
     host_name = _host_name(name)
     hostname = spec.hostname or host_name
     short = hostname.partition(".")[0]  # of "box.example.com"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import select
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.native.config import text_of
-from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.command import exec_words
+from pytest_containers.model.errors import hide_frames
 from pytest_containers.model.results import ExecResult
 from pytest_containers.runtime.wire.operations.containers import (
     Exec,
@@ -58,14 +58,7 @@ def run(
         encoded: Keeps the process objects of the container's programs as they are sent, by name
             and `tty`, for those without `workdir` and `env`.
     """
-    args = shlex.split(command) if isinstance(command, str) else list(command)
-    if not args:
-        raise SpecError(f"exec in container {name!r}: the command is empty")
-    for word in args:
-        if not isinstance(word, str):
-            raise SpecError(
-                f"exec in container {name!r}: {word!r} is not a string; all words must be"
-            )
+    args = exec_words(command, name)
     plain = workdir is None and not env
     blob = encoded.get((args[0], tty)) if plain else None
     if blob is None:

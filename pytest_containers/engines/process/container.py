@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_containers.engines import health
 from pytest_containers.engines.forwarding import ThreadLead
-from pytest_containers.engines.native import health
 from pytest_containers.engines.process import execution, start
 from pytest_containers.engines.process.core import ProcessCore, ProcessNetwork
 from pytest_containers.engines.process.handle import ContainerFiles
@@ -23,6 +23,7 @@ from pytest_containers.linux.process import signal_is_in
 from pytest_containers.model import capabilities
 from pytest_containers.model.arguments import LIMIT, require
 from pytest_containers.model.arguments import check as check_arguments
+from pytest_containers.model.command import program_words
 from pytest_containers.model.errors import (
     ContainersError,
     NotRunningError,
@@ -67,7 +68,7 @@ class ProcessContainer(ContainerFiles, ContainerPorts):
         self.image = image
         self.name: str = name or core.next_name()
         self.id: str = core.next_id()
-        self.command: Sequence[str] = start.command_of(spec, image)
+        self.command: Sequence[str] = program_words(spec, image.config)
         self.names: list[str] = start.names_of(spec, self.name)
         self.streams: Sequence[int] = ()
         self._attach = attach

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from pytest_containers.engines.exec_results import exec_result
 from pytest_containers.engines.native.execution import Conversation
 from pytest_containers.engines.process.run import Init
-from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.command import exec_words
+from pytest_containers.model.errors import hide_frames
 from pytest_containers.model.results import ExecResult
 from pytest_containers.runtime.wire.operations.containers import ExecStarted
 
@@ -37,14 +37,7 @@ def run(
     Args:
         fields_of: Returns the description of the program.
     """
-    args = shlex.split(command) if isinstance(command, str) else list(command)
-    if not args:
-        raise SpecError(f"exec in container {name!r}: the command is empty")
-    for word in args:
-        if not isinstance(word, str):
-            raise SpecError(
-                f"exec in container {name!r}: {word!r} is not a string; all words must be"
-            )
+    args = exec_words(command, name)
     data = input.encode() if isinstance(input, str) else input
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     theirs, ours = streams(has_input=data is not None, tty=tty)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from pytest_containers.engines.process.core import (
 from pytest_containers.engines.process.run import Init
 from pytest_containers.engines.process.view import ETC, FileView
 from pytest_containers.images.reference import HostSource, parse
-from pytest_containers.model.errors import SpecError, StartError, hide_frames
+from pytest_containers.model.errors import StartError, hide_frames
 from pytest_containers.model.mounts import Bind, Tmpfs, VolumeMount, normal_target
 from pytest_containers.model.spec import ContainerSpec
 
@@ -55,27 +54,6 @@ def names_of(spec: ContainerSpec, name: str) -> list[str]:
     """Return the host names of a container."""
     host_name = _UNUSABLE.sub("-", name[:63])
     return list(dict.fromkeys([host_name, *spec.aliases]))
-
-
-def command_of(spec: ContainerSpec, image: Image) -> list[str]:
-    """Return entrypoint and arguments.
-
-    Raises:
-        SpecError: There is neither.
-    """
-    entrypoint, command = image.config.entrypoint, image.config.cmd
-    if spec.entrypoint is not None:
-        entrypoint, command = tuple(_words(spec.entrypoint)), ()
-    if spec.command is not None:
-        command = tuple(_words(spec.command))
-    args = [*entrypoint, *command]
-    if not args:
-        raise SpecError(f"image {image.name} has no command; name one")
-    return args
-
-
-def _words(words: Sequence[str] | str) -> list[str]:
-    return shlex.split(words) if isinstance(words, str) else list(words)
 
 
 def environment(
