@@ -57,7 +57,6 @@ def program_of(name: str) -> str | None:
 
 
 _MKFS = ("mount", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
-_CNI = ("/usr/lib/cni", "/opt/cni/bin")
 CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "id range": (_has_id_range, "subordinate ids: `pytest-containers setup` tells how"),
     "root": (_has_root, "root"),
@@ -84,8 +83,8 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "crun": (lambda: program_of("crun") is not None, "crun"),
     "podman": (lambda: shutil.which("podman") is not None, "podman"),
     "names of podman": (
-        lambda: any(Path(folder, "dnsname").exists() for folder in _CNI),
-        "Podman's plugin for names (golang-github-containernetworking-plugin-dnsname)",
+        lambda: os.access("/usr/lib/podman/aardvark-dns", os.X_OK),
+        "Podman's networks with names (netavark, aardvark-dns)",
     ),
     "docker": (lambda: shutil.which("dockerd", path="/usr/sbin:/usr/bin") is not None, "docker.io"),
     **{

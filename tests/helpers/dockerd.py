@@ -149,8 +149,9 @@ class PodmanService(Daemon):
 
     apart = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
     end_signal = signal.SIGKILL  # of the process that waits for PID 1
-    # crun refuses to run beside both versions of cgroups.
+    # crun refuses to run beside both versions of cgroups. Where Podman keeps what runs is its own.
     prepare = (
+        "mkdir -p /run/containers; mount -t tmpfs none /run/containers; "
         f"umount -l /sys/fs/cgroup/unified 2>/dev/null; f=$(mktemp); echo nameserver {_NAME_SERVER} "
         f">$f; mount --bind $f /etc/resolv.conf; rm $f; {_APART}"
     )
@@ -159,13 +160,13 @@ class PodmanService(Daemon):
         """The command line of the service."""
         work = self.work
         settings = work / "containers.conf"
-        # Left alone, Podman raises limits, which not every machine permits to root.
-        # Left alone, Podman raises limits, which not every machine permits to root; and its init is
-        # a package of its own, while that of Docker comes with it.
+        # Left alone, Podman raises limits, which not every machine permits to root; its init is a
+        # package of its own, while that of Docker comes with it; and it takes its older network
+        # plugins, whose name server loses names on a busy machine.
         init = shutil.which("docker-init", path="/usr/bin:/usr/sbin:/usr/libexec/docker")
         settings.write_text(
             '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\n'
-            f'[engine]\ninit_path = "{init}"\n'
+            f'[engine]\ninit_path = "{init}"\n[network]\nnetwork_backend = "netavark"\n'
         )
         return [
             "env", f"CONTAINERS_CONF={settings}", "podman", f"--root={work}/data",
