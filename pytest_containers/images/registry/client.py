@@ -81,7 +81,7 @@ class Registry:
     ) -> None:
         self.name: str = place.host
         self._prefix = place.prefix
-        self._pause = pause
+        self.pause: Callable[[float], None] = pause
         self._tries = tries
         self.transport: Transport = Transport(place, settings, timeouts_s)
         self._auth = Authenticator(
@@ -127,22 +127,6 @@ class Registry:
         )
         with _closing(response):
             return response.headers.get("Docker-Content-Digest")
-
-    def put_manifest(
-        self, repository: str, name: str, media_type: str, data: bytes, *, shown: str
-    ) -> None:
-        """Give a manifest, whose blobs are there, a tag (or its digest) as its name."""
-        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
-        response = self.request(
-            "PUT",
-            repository,
-            f"manifests/{name}",
-            headers=headers,
-            body=data,
-            shown=shown,
-            actions="pull,push",
-        )
-        finish(response)
 
     def delete_manifest(self, repository: str, digest: str, *, shown: str) -> None:
         """Remove a manifest or an index, with its tags.
@@ -265,7 +249,7 @@ class Registry:
                 message = f"try again in {wait_s:.0f} s"
                 raise self._refused(status, message, repository, shown)
             _log.info("registry %s answered %s; trying again in %s s", self.name, status, wait_s)
-            self._pause(wait_s)
+            self.pause(wait_s)
 
     def _send(
         self,
@@ -353,7 +337,7 @@ class Registry:
                 _text(response)
                 if wait_s > _LONGEST_PAUSE_S:
                     break
-                self._pause(wait_s)
+                self.pause(wait_s)
             with _closing(response):
                 return response.status, response.read(manifests.MAX_DOCUMENT_BYTES)
         except exceptions.HTTPError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.reference import Reference, parse_reference
 from pytest_containers.images.registry.client import Registry
-from pytest_containers.images.registry.upload import Upload, has_blob
+from pytest_containers.images.registry.upload import Upload, has_blob, put_manifest
 from pytest_containers.images.store.fetch_stop import FetchStop
 from pytest_containers.images.store.library import Documents, Library
 from pytest_containers.images.store.names import Record
@@ -149,6 +149,7 @@ class _Push:
         if manifest is None:
             raise ImageError(f"{self._shown}: there is no manifest")
         name = self._target.tag or manifest.digest
-        self._registry.put_manifest(
-            self._target.repository, name, manifest.media_type, manifest.data, shown=self._shown
-        )
+        put_manifest(
+            self._registry, self._target.repository, name, manifest.media_type, manifest.data,
+            shown=self._shown,
+        )  # fmt: skip

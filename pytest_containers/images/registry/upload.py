@@ -1,4 +1,7 @@
-"""Blobs to a registry: not at all if it has them, mounted from a neighbour, or in chunks."""
+"""Blobs to a registry: not at all if it has them, mounted from a neighbour, or in chunks.
+
+And what gives them a name: manifests.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ __tracebackhide__ = hide_frames
 CHUNK_BYTES = 8 << 20
 _FRUITLESS = 3
 _ACTIONS = "pull,push"
+_NOT_THERE_YET = 400, 404
+_PAUSES_S = 0.1, 0.3, 1.0
 _range = re.compile(r"(?:bytes=)?0-(\d+)\Z")
 
 Moved = Callable[[int], None]
@@ -29,6 +34,26 @@ def has_blob(registry: Registry, repository: str, digest: str, *, shown: str) ->
     )
     finish(response)
     return response.status < 300
+
+
+def put_manifest(
+    registry: Registry, repository: str, name: str, media_type: str, data: bytes, *, shown: str
+) -> None:
+    """Give a manifest, whose blobs are there, a tag (or its digest) as its name.
+
+    A registry may say that a blob is not there (400 or 404) while somebody else sends the same one:
+    Debian's writes its note of it anew, and for a moment that file is empty. It is asked again.
+    """
+    headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+    for pause_s in (*_PAUSES_S, None):
+        response = registry.request(
+            "PUT", repository, f"manifests/{name}", headers=headers, body=data, shown=shown,
+            actions=_ACTIONS, accept=() if pause_s is None else _NOT_THERE_YET,
+        )  # fmt: skip
+        finish(response)
+        if response.status < 300:
+            return
+        registry.pause(pause_s or 0.0)
 
 
 class Upload:

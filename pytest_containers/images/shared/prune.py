@@ -9,6 +9,7 @@ from pytest_containers.images import manifest as manifests
 from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.registry.client import Registry
 from pytest_containers.images.registry.settings import Place
+from pytest_containers.images.registry.upload import put_manifest
 from pytest_containers.images.shared import documents
 from pytest_containers.images.shared.documents import ListedResult
 from pytest_containers.model.engine_options import RegistrySettings
@@ -92,8 +93,8 @@ class _Pruner:
             return
         kind = tag.partition("-")[0]
         data = documents.index_of(kept, kind)
-        self.registry.put_manifest(
-            self._repository, tag, manifests.OCI_INDEX, data, shown=self._shown
+        put_manifest(
+            self.registry, self._repository, tag, manifests.OCI_INDEX, data, shown=self._shown
         )
         self._delete(digest)
 

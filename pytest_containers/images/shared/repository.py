@@ -18,7 +18,7 @@ from pytest_containers.images.reference import parse_reference
 from pytest_containers.images.registry.client import Document, Registry
 from pytest_containers.images.registry.download import download
 from pytest_containers.images.registry.settings import Place
-from pytest_containers.images.registry.upload import Upload, has_blob
+from pytest_containers.images.registry.upload import Upload, has_blob, put_manifest
 from pytest_containers.images.shared import documents
 from pytest_containers.images.shared.background import arriving
 from pytest_containers.images.shared.documents import Artifact, ListedResult, Marker
@@ -321,7 +321,9 @@ class SharedRepository:
 
     def put(self, tag: str, media_type: str, data: bytes) -> None:
         """Give a document, whose parts are there, a tag."""
-        self._registry.put_manifest(self._repository, tag, media_type, data, shown=self._shown)
+        put_manifest(
+            self._registry, self._repository, tag, media_type, data, shown=self._shown
+        )
 
     # -------------------------------------------------------------------- notes
 
