@@ -21,7 +21,7 @@ from faults.tracer import SUPPORTED
 from helpers.layouts import Layout, layer, member
 
 import pytest_containers as pc
-from pytest_containers.engines.native import health
+from pytest_containers.engines import health
 from pytest_containers.images.store.store import Store
 from pytest_containers.linux.mount import mount, umount
 from pytest_containers.runtime.wire import client

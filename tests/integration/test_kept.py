@@ -212,7 +212,8 @@ def is_alive(pid: int, process: leaks.Process) -> bool:
 
 def test_a_kept_container_that_ends_stays_until_it_is_removed(keep, capfd) -> None:
     keep()
-    assert cli.main(["exec", "last", "touch", "/end"]) == 0
+    # The container may end before the program that ends it, which is killed then.
+    assert cli.main(["exec", "last", "touch", "/end"]) in (0, 137)
     wait_until(lambda: listed()[0].status == "exited")
     assert cli.main(["ps"]) == 0
     assert "exited (4)" in capfd.readouterr().out

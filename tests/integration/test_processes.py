@@ -359,9 +359,13 @@ with pc.Engine(home=sys.argv[1], identity=sys.argv[2], runner=sys.argv[3]) as en
         assert box.stop(10_000) == 143
     names = set()
     for entry in Path("/proc").glob("[0-9]*/status"):
-        status = entry.read_text()
+        try:
+            status = entry.read_text()
+            own = os.getpid() in parents(status)
+        except (FileNotFoundError, ProcessLookupError):  # it, or one above it, has ended
+            continue
         name = status.split()[1]
-        if name.startswith("pc-") and os.getpid() in parents(status):
+        if name.startswith("pc-") and own:
             names.add(name)
             # What removes cgroups at the end outlives a signal to all processes.
             outlived = [signal.SIGHUP, signal.SIGTERM] if name == "pc-cgroups" else []
