@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import dockerd
+from helpers import dockerd, inner
 
 pytestmark = [pytest.mark.needs("docker", "root"), pytest.mark.slow]
 Run = Callable[..., pytest.RunResult]
@@ -57,17 +57,11 @@ def run(
 ) -> Iterator[Run]:  # fmt: skip
     """Write a test file and run pytest on it with the docker engine."""
     monkeypatch.setenv("DOCKER_HOST", daemon.url)
-    monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(tmp_path / "home"))
-    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    from importlib.metadata import entry_points
-
-    installed = any(entry.name == "containers" for entry in entry_points(group="pytest11"))
-    load = [] if installed else ["-p", "pytest_containers.plugin"]
+    inner.prepare(monkeypatch, tmp_path / "home")
 
     def run(code: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(code)
-        return pytester.runpytest_subprocess(*load, "-p", "no:randomly", *arguments)
+        return pytester.runpytest_subprocess(*arguments, *inner.plugins(*arguments))
 
     with daemon.entered():
         yield run

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from helpers import inner
 
 from pytest_containers.linux import landlock
 
@@ -51,14 +51,10 @@ def test_limits(containers):
 def test_fixtures(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: str
 ) -> None:
-    monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(tmp_path / "home"))
-    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    installed = any(entry.name == "containers" for entry in entry_points(group="pytest11"))
-    load = [] if installed else ["-p", "pytest_containers.plugin"]
+    inner.prepare(monkeypatch, tmp_path / "home")
     pytester.makepyfile(CODE)
-    arguments = ["--containers-engine=process", "-p", "no:randomly", *filter(None, [workers])]
-    result = pytester.runpytest_subprocess(*load, *arguments)
+    arguments = ["--containers-engine=process", *filter(None, [workers])]
+    result = pytester.runpytest_subprocess(*arguments, *inner.plugins(*arguments))
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         ["containers: pytest-containers *, process engine: files confined, processes visible"]

@@ -105,8 +105,6 @@ def test_between():
 def test_after(site):
     assert not app.say()
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=1, failed=3)
     output = result.stdout.str()

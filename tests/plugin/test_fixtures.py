@@ -297,9 +297,9 @@ def test_fork(containers):
     result.assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("plugin", ["pytest_asyncio", "anyio"])
+@pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
 def test_beside_plugins_for_async_tests(run, plugin: str) -> None:
-    pytest.importorskip(plugin)
+    pytest.importorskip("pytest_asyncio" if plugin == "asyncio" else plugin)
     result = run(
         """
 db = pc.container_fixture("host:", ["sleep", "100"])
@@ -312,6 +312,7 @@ async def test_async(db):
 
 @pytest.fixture
 def anyio_backend(): return "asyncio"
-""".replace("MARK", plugin.removeprefix("pytest_"))
-    )
+""".replace("MARK", plugin),
+        "-p", plugin,
+    )  # fmt: skip
     result.assert_outcomes(passed=1)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import inner
 
 import pytest_containers as pc
 
@@ -55,8 +56,7 @@ def test_pytest_removes_them(
     monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(root))
     test = pytester.makepyfile("import pytest\nimport pytest_containers as pc\n" + LEAVE)
     command = [
-        sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:asyncio", "-n", workers,
-        "--dist", "loadfile", "-W", "error", "-o", f"tmp_path_retention_policy={policy}",
+        sys.executable, "-m", "pytest", *inner.plugins("-n"), "-n", workers, "--dist", "loadfile", "-W", "error", "-o", f"tmp_path_retention_policy={policy}",
         "-o", "tmp_path_retention_count=1", test,
     ]  # fmt: skip
     for _ in range(2):

@@ -186,8 +186,6 @@ def test_it(skips, first, containers, request):
     running = containers.engine._core.client.call(ListContainers()).ids
     assert len(running) <= 2, running
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=2, skipped=2)
 
@@ -207,8 +205,6 @@ def test_second(broken):
 def test_third(first):
     pass
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=2, errors=1)
     assert "ERROR at setup of test_second" in result.stdout.str()
@@ -245,8 +241,6 @@ def test_other(first, second, n):
     assert second.read_text("/srv/found").split()[0] in (first.ip, first.ip6)
     time.sleep(0.05)
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=6)
 
@@ -272,8 +266,6 @@ class TestWide:
 def test_after(first):
     assert first.exec(["getent", "hosts", "wide"]).returncode != 0
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=4)
 
@@ -298,8 +290,6 @@ def test_it(first, n):
     assert len(conftest.seen) == n + 1
     assert first.exec(["printenv", "N"], text=True).stdout == f"{n + 1}\\n"
 """,
-        "-p",
-        "no:randomly",
     )
     result.assert_outcomes(passed=3)
 

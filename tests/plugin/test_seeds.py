@@ -322,7 +322,7 @@ def test_nothing_is_made_where_nothing_is_run(run, project, option: str) -> None
 
 
 @pytest.mark.needs("postgresql", "id range")
-@pytest.mark.parametrize("order", [[], ["-p", "no:randomly"]])
+@pytest.mark.parametrize("order", [[], ["-p", "randomly"]])
 def test_a_database_for_each_test_whatever_they_do(run, order: list[str]) -> None:
     result = run(
         """

@@ -98,7 +98,7 @@ async def test_late(late): pass
     ("plugin", "fixture", "mark"),
     [
         (
-            "pytest_asyncio",
+            "asyncio",
             "import pytest_asyncio\n@pytest_asyncio.fixture",
             "@pytest.mark.asyncio",
         ),
@@ -106,11 +106,12 @@ async def test_late(late): pass
     ],
 )
 def test_fixtures_work_in_asynchronous_suites(run, plugin: str, fixture: str, mark: str) -> None:
-    pytest.importorskip(plugin)
+    pytest.importorskip("pytest_asyncio" if plugin == "asyncio" else plugin)
     code = ASYNCHRONOUS.format(fixture=fixture, mark=mark)
     if plugin == "anyio":
         code += '\n@pytest.fixture\ndef anyio_backend():\n    return "asyncio"\n'
-    result = run(code, "-o", "asyncio_default_fixture_loop_scope=function")
+    settings = ["asyncio_default_fixture_loop_scope=function"] if plugin == "asyncio" else []
+    result = run(code, "-p", plugin, *(word for line in settings for word in ("-o", line)))
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*container fixture 'described' is an async def*"])
     assert "never awaited" not in result.stdout.str()
