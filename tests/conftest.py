@@ -178,7 +178,7 @@ def engine(store_home: Path) -> Iterator[pc.Engine]:
         yield engine
 
 
-@pytest.fixture(params=["stub", "python", "older kernel"])
+@pytest.fixture(scope="module", params=["stub", "python", "older kernel"])
 def any_engine(request: pytest.FixtureRequest, store_home: Path) -> Iterator[pc.Engine]:
     """A run of its own, with each of the runners, and with what kernels before 6.15 offer."""
     older = request.param == "older kernel"

@@ -41,7 +41,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     "name",
     [
         pytest.param(
-            name, marks=[pytest.mark.needs(needs), *([pytest.mark.slow] if name in SLOW else [])]
+            name,
+            marks=[
+                pytest.mark.needs(needs),
+                *([pytest.mark.slow] if name in SLOW else []),
+                *([pytest.mark.long] if name in DEAR else []),
+            ],
         )
         for name, needs in NEEDS.items()
     ],

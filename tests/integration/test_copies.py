@@ -143,6 +143,7 @@ def cleared(tmp_path: Path) -> Iterator[Path]:
         engine.images.cache_clear()
 
 
+@pytest.mark.long
 def test_deep_trees(cleared: Path, tmp_path: Path) -> None:
     """Deeper than a path is long, an interpreter recurses, and a process may have files open."""
     with pc.Engine(home=cleared) as engine, engine.run("host:", ["sleep", "1000"]) as box:

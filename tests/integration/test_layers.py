@@ -214,6 +214,7 @@ def test_strange_members(engine: pc.Engine, layout: Layout, base: bytes, what: s
     assert holds(tree)
 
 
+@pytest.mark.long
 def test_trees_of_any_depth_can_be_removed(layout: Layout, base: bytes, tmp_path: Path) -> None:
     """A link leads to where a path ends, so that paths get longer than any call takes."""
     deep = "d/" * 1500
@@ -227,7 +228,7 @@ def test_trees_of_any_depth_can_be_removed(layout: Layout, base: bytes, tmp_path
         assert not list((tmp_path / "store" / "layers").rglob("tree"))
 
 
-@pytest.mark.parametrize("count", [1000, 4000])
+@pytest.mark.parametrize("count", [1000, pytest.param(4000, marks=pytest.mark.long)])
 def test_many_members(layout: Layout, base: bytes, tmp_path: Path, count: int) -> None:
     members = [member(f"d{n % 50}/f{n}", b"x", mode=0o644) for n in range(count)]
     with pc.Engine(home=tmp_path / "store") as engine:

@@ -162,6 +162,7 @@ def test_docker_agrees(docker: Callable[..., str], tmp_path: Path) -> None:
 
 @pytest.mark.alone
 @pytest.mark.needs("root", "podman")
+@pytest.mark.long
 def test_podman_agrees(podman: Callable[..., str], tmp_path: Path) -> None:
     for case, (members, expected) in CASES.items():
         if case == "a hard link to a link":

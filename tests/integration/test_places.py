@@ -176,7 +176,7 @@ class TestInDocker:
         assert "# No command fixes this." in setup
         assert "sysctl" not in setup
 
-    @pytest.mark.parametrize("user", ["0:0", "1000:1000"])
+    @pytest.mark.parametrize("user", [pytest.param("0:0", marks=pytest.mark.long), "1000:1000"])
     def test_the_process_engine_needs_no_flags(self, in_docker: InDocker, user: str) -> None:
         done = in_docker(PROCESS, options=[f"--user={user}"])
         lines = done.stdout.splitlines()
@@ -248,7 +248,7 @@ class TestInDocker:
         assert "Containers run here." in doctor
 
     @pytest.mark.needs("postgresql")
-    @pytest.mark.parametrize("user", ["0:0", "4321:4321"])
+    @pytest.mark.parametrize("user", [pytest.param("0:0", marks=pytest.mark.long), "4321:4321"])
     def test_a_database_behind_a_masked_proc(self, in_docker: InDocker, user: str) -> None:
         done = in_docker(DATABASES, options=[FLAGS[0], f"--user={user}"])
         assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr

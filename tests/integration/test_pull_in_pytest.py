@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,17 +39,20 @@ def arguments(*more: str) -> list[str]:
 
 @pytest.fixture
 def suite(tmp_path: Path, proxy: Proxy, published: Publish) -> Callable[..., tuple[int, str]]:
-    """Runs a suite that needs an image of a registry; its exit code and output."""
+    """Runs a suite that needs an image of a registry; its exit code and output.
+
+    With `terminal` it has one, and that is told all that is shown on it so far.
+    """
     name = f"{proxy.address}/{published('suite')}"
     (tmp_path / "test_suite.py").write_text(SUITE.format(image=name))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
 
-    def run(*more: str, terminal: bool = False) -> tuple[int, str]:
+    def run(*more: str, terminal: Callable[[str], object] | None = None) -> tuple[int, str]:
         environ = {
             **os.environ, "PYTEST_CONTAINERS_HOME": str(tmp_path / "store"), "TERM": "xterm",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }  # fmt: skip
-        if not terminal:
+        if terminal is None:
             done = subprocess.run(
                 arguments(*more),
                 capture_output=True,
@@ -70,6 +74,7 @@ def suite(tmp_path: Path, proxy: Proxy, published: Publish) -> Callable[..., tup
             except OSError:  # the other side is closed
                 break
             shown += data
+            terminal(shown.decode(errors="replace"))
         os.close(ours)
         return child.wait(), shown.decode()
 
@@ -91,8 +96,18 @@ def test_quiet_is_quiet(suite: Callable[..., tuple[int, str]]) -> None:
 
 
 def test_bars_on_a_terminal(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
-    proxy.rules = [Rule("GET .*/blobs/", times=4, delay_s=0.4)]
-    code, text = suite(terminal=True)
+    is_drawn = threading.Event()
+
+    def hold(body: bytes) -> bytes:
+        is_drawn.wait(60)
+        return body
+
+    def look(shown: str) -> None:
+        if "downloading" in shown and "\x1b[3F\x1b[J" in shown:
+            is_drawn.set()
+
+    proxy.rules = [Rule("GET .*/blobs/", times=4, body=hold)]
+    code, text = suite(terminal=look)
     assert code == 0, text
     assert f"containers: pull {proxy.address}/suite:1" in text
     assert "downloading" in text

@@ -20,7 +20,7 @@ from .test_services import IS_THERE
 
 # Packages are fetched over the network.
 pytestmark = [
-    pytest.mark.slow, pytest.mark.needs("mmdebstrap", "id range"), pytest.mark.timeout(400),
+    pytest.mark.slow, pytest.mark.long, pytest.mark.needs("mmdebstrap", "id range"), pytest.mark.timeout(400),
 ]  # fmt: skip
 IMAGES = Path(__file__).parents[1] / "images"
 

@@ -71,9 +71,15 @@ OWN_USER = ("Postgres", "RabbitMQ")
 """Servers that refuse to be root."""
 
 
-def of_host(name: str) -> object:
+DEAR = ("RabbitMQ",)
+"""Their start takes two processors for seconds."""
+
+
+def of_host(name: str, *, once: bool = False) -> object:
+    """A parameter; `once` is for the test that CI has of the dear ones."""
     marks = [pytest.mark.needs(name.lower() if name != "Postgres" else "postgresql")]
     marks += [pytest.mark.needs("id range")] if name == "MariaDB" else []
+    marks += [pytest.mark.long] if name in DEAR and not once else []
     return pytest.param(name, marks=marks)
 
 
@@ -99,7 +105,7 @@ def start(engine: pc.Engine, tmp_path: Path) -> Iterator[Callable[..., Service]]
         network.remove()
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [of_host(name, once=True) for name in IS_THERE])
 def test_it_answers_in_its_protocol_and_tells_its_facts(start, name: str) -> None:
     service = start(name)
     IS_THERE[name](service)
@@ -403,8 +409,7 @@ def test_a_server_that_changes_its_user_says_what_is_missing(own_engine) -> None
         pc.services.MariaDB(image="host:").start(engine)
 
 
-@pytest.mark.needs("postgresql", "rabbitmq")
-@pytest.mark.parametrize("name", OWN_USER)
+@pytest.mark.parametrize("name", [of_host(name) for name in OWN_USER])
 def test_servers_that_refuse_root_run_with_a_single_id(
     own_engine, tmp_path: Path, name: str
 ) -> None:

@@ -581,6 +581,7 @@ with pc.Engine(home=sys.argv[1]) as engine:
 """
 
 
+@pytest.mark.long
 def test_killed_at_any_instant_nothing_half_is_used(tmp_path: Path) -> None:
     home = tmp_path / "store"
     kept = 0

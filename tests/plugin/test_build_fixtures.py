@@ -29,7 +29,7 @@ def app(pytester: pytest.Pytester) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
 def test_tests_have_containers_of_what_was_built(run, pytester, app: Path, workers: str) -> None:
     for _ in range(2):
         run(TEST, "-n", workers).assert_outcomes(passed=3)

@@ -74,7 +74,7 @@ def test_up_before_conftest_files_if_declared_in_ini(run, pytester, workers: str
     assert len({container for _, container in lines}) == 1
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
 def test_up_from_its_line_in_a_conftest(run, pytester, workers: str) -> None:
     pytester.makeconftest(CONFTEST)
     run(LOOKS_AT_IMPORT, "-n", workers).assert_outcomes(passed=4)
@@ -259,7 +259,7 @@ cache = pc.session_service("redis", image="host:", seed=slow)
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
 def test_a_fixed_port_is_shared_by_all_workers(run, pytester, workers: str) -> None:
     port = free_port()
     pytester.makeini(INI.replace("REDIS_URL", f"{port} endpoint=REDIS_URL"))
@@ -275,7 +275,7 @@ cache = pc.services.Redis.fixture(image="host:", endpoint="REDIS_URL")
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
 def test_an_endpoint_that_refused_is_named_in_the_summary(run, pytester, workers: str) -> None:
     pytester.makeconftest(REFUSED)
     test = """

@@ -133,7 +133,7 @@ def test_others_are_gone(db):
 
 
 @pytest.mark.needs("mariadb", "id range")
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
 def test_a_database_of_mariadb_for_each_test(run, pytester, workers: str) -> None:
     result = run(
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +34,12 @@ LONG_MODULES = {
 }
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+@cache
 def imports() -> dict[str, set[str]]:
     """Return the modules of the package that each of its modules imports."""
     paths = {_module(path): path for path in ROOT.rglob("*.py")}
@@ -46,7 +53,7 @@ def _module(path: Path) -> str:
 
 def _imported(path: Path, modules: set[str]) -> set[str]:
     imported = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -138,7 +145,7 @@ def test_the_version() -> None:
 def test_class_names_are_unique() -> None:
     places: dict[str, list[str]] = {}
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{_module(path)}:{node.lineno}")
     shared = {name: where for name, where in places.items() if len(where) > 1}

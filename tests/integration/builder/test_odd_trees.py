@@ -72,6 +72,7 @@ FIND = "cd /x; for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do cd {
 SCRIPT = FIND.format("/".join("d" * 100))
 
 
+@pytest.mark.long
 def test_a_deep_context(build: Build, builder: pc.Engine, context: Path) -> None:
     with deep(context, DEEP):
         text = "FROM base:1 AS one\nCOPY deep /y/\nFROM base:1\nCOPY --from=one /y /x/\n"
@@ -82,6 +83,7 @@ def test_a_deep_context(build: Build, builder: pc.Engine, context: Path) -> None
 
 
 @pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.long
 def test_a_deep_archive(build: Build, builder: pc.Engine, context: Path, listed: bool) -> None:
     """Once a cube of the depth, and an error of the interpreter."""
     archive(context / "a.tar", DEEP, listed=listed)

@@ -274,6 +274,7 @@ def test_docker_refuses_the_same_patterns(
 
 
 @pytest.mark.needs("buildah")
+@pytest.mark.long
 def test_buildah_agrees_about_every_rule(
     builder: pc.Engine, base_archive: Path, context: Path, tmp_path: Path, short_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_docker_builds_the_same(
 
 @pytest.mark.needs("docker", "podman")
 @pytest.mark.parametrize("style", WHAT_THEY_SAY)
+@pytest.mark.long
 def test_they_run_what_is_built_here(
     style: str, builder: pc.Engine, docker: Callable[..., str], podman: Callable[..., str],
     context: Path, plain_registry: str,
