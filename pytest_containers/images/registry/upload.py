@@ -43,17 +43,27 @@ def put_manifest(
 
     A registry may say that a blob is not there (400 or 404) while somebody else sends the same one:
     Debian's writes its note of it anew, and for a moment that file is empty. It is asked again.
+
+    Raises:
+        RegistryError: It does not take it.
     """
     headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
     for pause_s in (*_PAUSES_S, None):
+        accept = (404,) if pause_s is None else _NOT_THERE_YET
         response = registry.request(
             "PUT", repository, f"manifests/{name}", headers=headers, body=data, shown=shown,
-            actions=_ACTIONS, accept=() if pause_s is None else _NOT_THERE_YET,
+            actions=_ACTIONS, accept=accept,
         )  # fmt: skip
         finish(response)
         if response.status < 300:
             return
-        registry.pause(pause_s or 0.0)
+        if pause_s is not None:
+            registry.pause(pause_s)
+    raise RegistryError(
+        f"{shown}: registry {registry.name} answered 404 for {repository!r}: it does not find the "
+        "blobs that were just sent; push again",
+        registry=registry.name, status=404,
+    )  # fmt: skip
 
 
 class Upload:

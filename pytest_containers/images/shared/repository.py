@@ -321,9 +321,7 @@ class SharedRepository:
 
     def put(self, tag: str, media_type: str, data: bytes) -> None:
         """Give a document, whose parts are there, a tag."""
-        put_manifest(
-            self._registry, self._repository, tag, media_type, data, shown=self._shown
-        )
+        put_manifest(self._registry, self._repository, tag, media_type, data, shown=self._shown)
 
     # -------------------------------------------------------------------- notes
 
