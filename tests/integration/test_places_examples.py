@@ -42,8 +42,6 @@ PLACES: dict[str, tuple[list[str], str, dict[str, int]]] = {
     "default flags, user": (["--user=1000:1000"], PROCESS, OF_PROCESS),
 }
 """The options of `docker run`, the engine that ``auto`` takes, and what is skipped how often."""
-IN_CI = ("documented flags, root", "default flags, user")
-"""The others take long."""
 
 
 def _skipped(output: str) -> dict[str, int]:
@@ -56,10 +54,7 @@ def _skipped(output: str) -> dict[str, int]:
 
 @pytest.mark.needs("docker", "root", "postgresql", "redis", "smtp")
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "place",
-    [pytest.param(place, marks=[pytest.mark.long] * (place not in IN_CI)) for place in PLACES],
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_examples_pass_or_say_what_they_need(in_docker: InDocker, place: str) -> None:
     if not EXAMPLES.exists():
         pytest.skip("needs a checkout, with examples")
