@@ -305,23 +305,35 @@ def test_what_a_seed_holds_is_told_apart_by_value(left: object, right: object) -
     assert identity_of(partial) != identity_of(functools.partial(first, day=right))
 
 
-@pytest.mark.parametrize("value", ["Cfg(1, [{'a'}])", "Slotted(1)", "Size.SMALL", "Plain(1)",
-    "datetime.date(2024, 1, 1)", "collections.OrderedDict(a=1)", "cached(1)", "local_class(1)",
-    "local_class(1)()", "{'a', 'b', 'c'}", "nested(40, 1)", "re.compile('a')", "lambda: 1"])  # fmt: skip
-def test_equal_values_are_equal_in_another_process(value: str) -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_state import *\n"
-        f"print(identity_of(closing_over({value})))"
+VALUES = [
+    "Cfg(1, [{'a'}])", "Slotted(1)", "Size.SMALL", "Plain(1)", "datetime.date(2024, 1, 1)",
+    "collections.OrderedDict(a=1)", "cached(1)", "local_class(1)", "local_class(1)()",
+    "{'a', 'b', 'c'}", "nested(40, 1)", "re.compile('a')", "lambda: 1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> list[list[str]]:
+    """Of each of the values its identities in two other processes."""
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_state import *\n" + "".join(
+        f"print(identity_of(closing_over({value})).replace('\\n', ' '))\n" for value in VALUES
     )
-    identities = {
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code, str(Path(__file__).parent)], text=True, check=True,
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed,
                                          "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        ).stdout
+        ).stdout.splitlines()
         for seed in ("1", "2")
-    }  # fmt: skip
-    assert len(identities) == 1 and UNSHARED not in identities.pop()
+    ]  # fmt: skip
+    assert [len(output) for output in outputs] == [len(VALUES)] * 2
+    return [list(identities) for identities in zip(*outputs, strict=True)]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_equal_values_are_equal_in_another_process(elsewhere: list[list[str]], value: str) -> None:
+    first, second = elsewhere[VALUES.index(value)]
+    assert first == second and UNSHARED not in first
 
 
 def test_two_lambdas_of_one_line() -> None:
