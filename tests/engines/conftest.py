@@ -39,7 +39,8 @@ def _params() -> list[object]:
     )
     slow = pytest.mark.slow  # takes a daemon: on the newest Python only
     marks = {
-        "docker": [needs, slow], "docker-far": [needs, slow], "docker-podman": [podman, slow],
+        "docker": [needs, slow], "docker-far": [needs, slow, pytest.mark.long],
+        "docker-podman": [podman, slow],
     }  # fmt: skip
     return [pytest.param(name, marks=marks.get(name, ())) for name in possible]
 

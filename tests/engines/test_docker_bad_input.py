@@ -114,6 +114,7 @@ def test_what_it_cannot_keep(engine: DockerEngine) -> None:
 
 
 @needs_daemon
+@pytest.mark.long
 def test_a_daemon_that_was_restarted_in_mid_test(tmp_path: Path) -> None:
     with dockerd.apart() as daemon, daemon.entered():
         with DockerEngine(endpoint=daemon.url, home=tmp_path) as engine:

@@ -86,6 +86,7 @@ def test_fixtures_seeds_endpoints_and_shared_containers(run: Run, daemon: docker
     assert labelled(daemon) == before
 
 
+@pytest.mark.long
 def test_workers_of_xdist_share(run: Run, daemon: dockerd.Daemon) -> None:
     before = labelled(daemon)
     result = run(CODE, "--containers-engine=docker", "-n2", "--dist=load", "-rP")

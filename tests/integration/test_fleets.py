@@ -187,6 +187,7 @@ def test_states_on_top_of_each_other_are_fetched_at_once(
     assert second.warnings == []
 
 
+@pytest.mark.long
 def test_of_states_on_top_of_each_other_one_can_be_made_anew(fleet: Fleet, place: str) -> None:
     first, second = fleet(place), fleet(place)
     for number, shard in enumerate((first, second)):
@@ -223,6 +224,7 @@ with pc.Engine(home=home, sharing=sharing) as engine:
 """
 
 
+@pytest.mark.long
 def test_of_eight_machines_at_once_one_makes_a_state(tmp_path: Path, place: str) -> None:
     shards = [
         subprocess.Popen(
@@ -247,6 +249,7 @@ def test_of_eight_machines_at_once_one_makes_a_state(tmp_path: Path, place: str)
     assert [warning for _, *warnings in outputs for warning in warnings] == []
 
 
+@pytest.mark.long
 def test_two_that_push_a_state_at_once(fleet: Fleet, place: str) -> None:
     shards = [fleet(place, wait_s=0.001), fleet(place, wait_s=0.001)]
     both = threading.Barrier(2)
@@ -260,6 +263,7 @@ def test_two_that_push_a_state_at_once(fleet: Fleet, place: str) -> None:
     assert (third.text(), third.calls) == ("one\n", 0)
 
 
+@pytest.mark.long
 def test_who_waits_makes_it_when_the_maker_has_failed(fleet: Fleet, place: str) -> None:
     maker, waiter = fleet(place), fleet(place)
     begun, failing = threading.Event(), threading.Event()
@@ -292,6 +296,7 @@ def test_nobody_waits_longer_than_the_setting_for_a_maker_that_is_gone(
     assert waiter.warnings == []
 
 
+@pytest.mark.long
 def test_states_with_other_inputs_are_side_by_side(fleet: Fleet, place: str) -> None:
     """As of two branches of a project, whose jobs run in turns."""
     for word in ("one", "two"):
@@ -304,6 +309,7 @@ def test_states_with_other_inputs_are_side_by_side(fleet: Fleet, place: str) -> 
         assert (shard.text("schema", reads=True), shard.calls) == (f"{word}\n", 0)
 
 
+@pytest.mark.long
 def test_fresh_states_replace_others(fleet: Fleet, place: str) -> None:
     first, second, third = fleet(place), fleet(place), fleet(place)
     first.image()
@@ -423,6 +429,7 @@ def test_a_damaged_state_costs_a_warning(
     assert "is damaged and not used" in second.warnings[0]
 
 
+@pytest.mark.long
 def test_a_time_of_hundreds_of_digits_costs_a_warning(
     fleet: Fleet, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +447,7 @@ def test_a_time_of_hundreds_of_digits_costs_a_warning(
     assert "is damaged and not used" in second.warnings[0]
 
 
+@pytest.mark.long
 def test_a_damaged_layer_costs_a_warning(fleet: Fleet, place: str, proxy: Proxy) -> None:
     first, second = fleet(place), fleet(place)
     first.image()
@@ -449,6 +457,7 @@ def test_a_damaged_layer_costs_a_warning(fleet: Fleet, place: str, proxy: Proxy)
     assert "is damaged and not used" in second.warnings[0]
 
 
+@pytest.mark.long
 def test_a_state_under_the_tag_of_another_key_is_not_used(fleet: Fleet, place: str) -> None:
     first, second = fleet(place), fleet(place)
     first.image("one")
@@ -464,6 +473,7 @@ def test_a_state_under_the_tag_of_another_key_is_not_used(fleet: Fleet, place: s
 
 
 @pytest.mark.parametrize("data", [b'{"manifests": [{}]}', b"\xff"])
+@pytest.mark.long
 def test_what_is_no_index_costs_a_warning(
     fleet: Fleet, place: str, proxy: Proxy, data: bytes
 ) -> None:
@@ -488,6 +498,7 @@ def test_signed_states(fleet: Fleet, place: str, tmp_path: Path) -> None:
     assert (stranger.text(), stranger.calls) == ("one\n", 1)
 
 
+@pytest.mark.long
 def test_old_states_are_ignored_and_pruned(
     fleet: Fleet, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

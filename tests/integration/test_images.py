@@ -80,7 +80,8 @@ def test_owners_modes_links_and_attributes(engine: pc.Engine, layout: Layout, ba
     assert stat.S_ISSOCK(os.lstat(tree / "device").st_mode)
 
 
-@pytest.mark.parametrize("older", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("older", [False, True])
 def test_many_layers(store_home: Path, layout: Layout, base: bytes, older: bool) -> None:
     """The kernels before 6.15 take layers by path only, and 256 bytes of paths in all."""
     count = 60

@@ -344,6 +344,7 @@ def test_ldap_with_a_script_a_client_and_what_it_refuses(start, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.needs("moto")
+@pytest.mark.long
 def test_moto_serves_more_than_s3_and_its_clones_have_what_it_has(start) -> None:
     import boto3
 

@@ -219,6 +219,7 @@ def test_a_locked_mount_below_is_named(tmp_path: Path, store_home: Path) -> None
         subprocess.run(["umount", root / "mounted"], check=True)
 
 
+@pytest.mark.long
 def test_no_file_of_etc_is_made_through_a_descriptor(engine: pc.Engine, tmp_path: Path) -> None:
     """As CVE-2024-21626: while a container is set up, descriptors are open that lead out of it."""
     outside = tmp_path / "outside"

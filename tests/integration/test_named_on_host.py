@@ -52,7 +52,10 @@ def by_commit(engine: pc.Engine, name: str, tmp_path: Path) -> None:
 MAKERS = {"build": by_build, "snapshot": by_snapshot, "commit": by_commit}
 
 
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(
+    "maker",
+    ["build", *(pytest.param(name, marks=pytest.mark.long) for name in ("snapshot", "commit"))],
+)
 def test_is_used_as_any_other(own_engine: MakeEngine, cli: Cli, tmp_path: Path, maker: str) -> None:
     engine = own_engine()
     MAKERS[maker](engine, "x:1", tmp_path)

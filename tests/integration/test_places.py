@@ -208,6 +208,7 @@ class TestInDocker:
             other = in_docker(NOBODY, options=options)
             assert other.stdout.strip() == "65534", other.stderr
 
+    @pytest.mark.long
     def test_other_reasons_for_a_single_id(self, in_docker: InDocker, bare: list[str]) -> None:
         user, root = [*FLAGS, "--user=1000:1000"], [*FLAGS, "--cap-drop=ALL"]
         for options, facts in (

@@ -90,6 +90,7 @@ def test_a_line_in_logs(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> 
     assert (code, text.count("containers: pulled")) == (0, 0)  # it is stored
 
 
+@pytest.mark.long
 def test_quiet_is_quiet(suite: Callable[..., tuple[int, str]]) -> None:
     code, text = suite("-q")
     assert (code, text.count("containers: pulled")) == (0, 0)
@@ -138,6 +139,7 @@ def test_policies_of_the_command_line(suite: Callable[..., tuple[int, str]], pro
     assert "one of missing, always, never" in text
 
 
+@pytest.mark.long
 def test_the_page_of_the_run_has_the_pull(
     suite: Callable[..., tuple[int, str]], proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_the_page_of_the_run_has_the_pull(
         assert [(image["verb"], image["name"], image["error"]) for image in images] == pulls
 
 
+@pytest.mark.long
 def test_another_image_for_a_fixture(
     suite: Callable[..., tuple[int, str]], proxy: Proxy, published: Publish
 ) -> None:

@@ -79,7 +79,7 @@ def test_a_setting_that_is_not_usable_names_the_test(run, pytester: pytest.Pytes
     assert "pytest_containers/" not in output and "entries are hidden" not in output
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
 def test_a_seed_tells_its_story_once(
     run, pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: str
 ) -> None:
@@ -215,7 +215,7 @@ def test_last(wide, shared):
 
 
 @pytest.mark.parametrize(
-    "workers", [[], pytest.param(["-n", "1"], marks=pytest.mark.slow)], ids=["plain", "xdist"]
+    "workers", [[], pytest.param(["-n", "1"], marks=pytest.mark.long)], ids=["plain", "xdist"]
 )
 def test_a_lost_run_is_told_once_and_replaced(run, pytester, workers: list[str]) -> None:
     pytester.makeconftest(LOST_CONFTEST)

@@ -56,7 +56,7 @@ def kept(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["plain", "xdist"]
+    "workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.long)], ids=["plain", "xdist"]
 )
 def test_containers_of_failed_tests_stay(run, capfd, workers: list[str]) -> None:
     result = run(SUITE, "--containers-keep=failed", "--containers-keep-time=5m", *workers)

@@ -315,7 +315,14 @@ def test_it(first, n):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-k", "2 or 3"], ["-x"], ["-n", "2"], ["--lf"], ["-p", "randomly"]]
+    "arguments",
+    [
+        ["-k", "2 or 3"],
+        ["-x"],
+        pytest.param(["-n", "2"], marks=pytest.mark.long),
+        ["--lf"],
+        ["-p", "randomly"],
+    ],
 )
 def test_with_selections_and_orders(run, arguments: list[str]) -> None:
     result = run(

@@ -21,6 +21,7 @@ def shown(result: pytest.RunResult) -> list[str]:
     return line[line.index("IMAGE") :].split()
 
 
+@pytest.mark.long
 def test_precedence(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makeini("[pytest]\ncontainers_ready_timeout = 11\n")
     assert shown(run(ECHO.format(argument=""), "-s"))[3] == "11.0"

@@ -69,6 +69,7 @@ def test_services_take_it(show, pytester: pytest.Pytester) -> None:
     assert show(argument=IN_FOLDER, fixtures="service") == {"71"}
 
 
+@pytest.mark.long
 def test_precedence(show, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     write(pytester.path / "profiles/own.json", 71)
     write(pytester.path / "ini/ini.json", 72)

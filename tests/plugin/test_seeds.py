@@ -47,6 +47,7 @@ def test_once_for_all_tests_workers_and_runs(run, project, workers: str) -> None
     assert seeded(project) == 1
 
 
+@pytest.mark.long
 def test_what_is_told_with_v(run, project) -> None:
     first = run(SEEDED, "-v").stdout.str()
     assert "states of containers" in first
@@ -78,6 +79,7 @@ def test_it(box):
 """
 
 
+@pytest.mark.long
 def test_every_module_with_a_seed_of_its_own(run, project) -> None:
     project.makeconftest(
         "import pytest_containers as pc\n"
@@ -150,7 +152,7 @@ def test_tests_may_change_without_a_seed(run, project) -> None:
     assert seeded(project) == 1
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
 def test_a_failed_seed_fails_each_test_with_its_own_error(run, project, workers: str) -> None:
     code = (project.path / "seeds.py").read_text()
     code = code.replace("    box.write", "    raise KeyError('lost')\n    box.write")
@@ -322,7 +324,7 @@ def test_nothing_is_made_where_nothing_is_run(run, project, option: str) -> None
 
 
 @pytest.mark.needs("postgresql", "id range")
-@pytest.mark.parametrize("order", [[], ["-p", "randomly"]])
+@pytest.mark.parametrize("order", [[], pytest.param(["-p", "randomly"], marks=pytest.mark.long)])
 def test_a_database_for_each_test_whatever_they_do(run, order: list[str]) -> None:
     result = run(
         """

@@ -80,6 +80,7 @@ def test_up_from_its_line_in_a_conftest(run, pytester, workers: str) -> None:
     run(LOOKS_AT_IMPORT, "-n", workers).assert_outcomes(passed=4)
 
 
+@pytest.mark.long
 def test_each_worker_may_have_its_own(run, pytester) -> None:
     pytester.makeini(INI.rstrip() + " per_worker=yes\n")
     result = run(
@@ -343,6 +344,7 @@ def test_it(cache, n):
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.long
 def test_a_fixed_port_that_another_worker_has(run, pytester) -> None:
     port = free_port()
     pytester.makeconftest(REFUSED.replace('"REDIS_URL"', str(port)))

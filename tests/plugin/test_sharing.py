@@ -37,6 +37,7 @@ def test_it(one, n, containers):
     assert len(set(tokens)) == 1
 
 
+@pytest.mark.long
 def test_a_worker_that_crashes_does_not_take_it_along(run, pytester) -> None:
     result = run(
         COMMON
