@@ -37,10 +37,10 @@ def _params() -> list[object]:
         pytest.mark.needs("docker"),
         pytest.mark.needs("docker", "podman", "names of podman"),
     )
-    slow = pytest.mark.slow  # takes a daemon: on the newest Python only
+    slow, long = pytest.mark.slow, pytest.mark.long  # takes a daemon: on the newest Python only
     marks = {
-        "docker": [needs, slow], "docker-far": [needs, slow, pytest.mark.long],
-        "docker-podman": [podman, slow],
+        "docker": [needs, slow], "docker-far": [needs, slow, long],
+        "docker-podman": [podman, slow, long],
     }  # fmt: skip
     return [pytest.param(name, marks=marks.get(name, ())) for name in possible]
 

@@ -276,6 +276,7 @@ def test_what_is_not_there(engine: DockerEngine) -> None:
 
 
 @docker
+@pytest.mark.long
 def test_a_program_that_runs_out_of_time_is_killed(engine: DockerEngine) -> None:
     with engine.run(dockerd.IMAGE, ["sleep", "1000"]) as container:
         with pytest.raises(pc.WaitTimeoutError) as caught:
@@ -288,6 +289,7 @@ def test_a_program_that_runs_out_of_time_is_killed(engine: DockerEngine) -> None
 
 @pytest.mark.slow
 @docker
+@pytest.mark.long
 def test_images_of_layouts_and_archives(
     engine: DockerEngine, daemon: dockerd.Daemon, tmp_path: Path
 ) -> None:
@@ -368,6 +370,7 @@ time.sleep(1000)
 
 
 @docker
+@pytest.mark.long
 def test_nothing_is_left_when_it_is_closed(daemon: dockerd.Daemon, tmp_path: Path) -> None:
     with daemon.entered():
         with DockerEngine(endpoint=daemon.url, home=tmp_path) as engine:
@@ -380,6 +383,7 @@ def test_nothing_is_left_when_it_is_closed(daemon: dockerd.Daemon, tmp_path: Pat
 
 @pytest.mark.slow
 @docker
+@pytest.mark.long
 def test_a_daemon_that_ends_in_mid_test(tmp_path: Path) -> None:
     with (
         dockerd.apart() as daemon,
@@ -461,6 +465,7 @@ def test_more_networks_than_the_daemon_has_addresses_for(engine: DockerEngine) -
 
 @pytest.mark.slow
 @docker
+@pytest.mark.long
 def test_a_daemon_by_ssh(
     daemon: dockerd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +506,7 @@ with DockerEngine(home="/tmp/home") as engine:
 
 @pytest.mark.slow
 @docker
+@pytest.mark.long
 def test_tests_that_run_in_a_container_of_the_daemon(daemon: dockerd.Daemon) -> None:
     """They reach the address of the container, since their own joins its network."""
     places = {"/usr", "/lib", sys.base_prefix, sys.prefix, *filter(os.path.isdir, sys.path)}

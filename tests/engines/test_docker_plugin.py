@@ -107,6 +107,7 @@ def test_no_engine_is_a_failure_or_a_skip(run: Run, monkeypatch: pytest.MonkeyPa
     skipped.stdout.fnmatch_lines(["SKIPPED*nothing listens there*"])
 
 
+@pytest.mark.long
 def test_containers_that_cannot_be_kept(run: Run, daemon: dockerd.Daemon) -> None:
     before = labelled(daemon)
     code = f"def test_it(containers): containers.run({dockerd.IMAGE!r}, ['true']); assert False\n"

@@ -191,6 +191,7 @@ def test_long_paths_arrive(box: pc.Container, tmp_path: Path) -> None:
     ).read_text() == "far"
 
 
+@pytest.mark.long
 def test_deep_trees_cannot_be_layers_of_archives(cleared: Path, tmp_path: Path) -> None:
     archive = tmp_path / "base.tar"
     # A shell does not go deeper than a path is long; a directory that is moved does.

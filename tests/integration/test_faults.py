@@ -257,6 +257,7 @@ def steps(home: Path, *before: str) -> None:
 
 
 @pytest.mark.needs("root")
+@pytest.mark.long
 def test_other_clocks(tmp_path: Path) -> None:
     """The monotonic clock of the run is another than that of the processes before it."""
     steps(tmp_path)
@@ -266,6 +267,7 @@ def test_other_clocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("year", [1970, 2100])
+@pytest.mark.long
 def test_a_store_from_before_a_jump_of_the_clock(year: int, tmp_path: Path) -> None:
     steps(tmp_path)
     then = (year - 1970) * 365.25 * 86400

@@ -185,6 +185,7 @@ def identity_on(kind: str) -> str:
 
 
 @pytest.mark.needs("root")
+@pytest.mark.long
 def test_on_tmpfs(mounted: Callable[..., Path], image: str) -> None:
     place = mounted("tmpfs", "tmpfs")
     told = result_of([sys.executable], place, image, "auto")
@@ -212,6 +213,7 @@ def test_store_on_overlay(mounted: Callable[..., Path], tmp_path: Path, image: s
 
 
 @pytest.mark.needs("root")
+@pytest.mark.long
 def test_all_on_overlay(tmp_path: Path, image: str) -> None:
     package = str(Path(pc.__file__).parents[1])
     shown = [sys.prefix, sys.base_prefix, package, image.removeprefix("oci:")]

@@ -145,6 +145,7 @@ def late_pushes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     event.set()
 
 
+@pytest.mark.long
 def test_a_state_is_pushed_while_its_maker_goes_on(
     fleet: Fleet, place: str, late_pushes: threading.Event
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_state_is_pushed_while_its_maker_goes_on(
     assert first.warnings == second.warnings == []
 
 
+@pytest.mark.long
 def test_a_push_that_is_not_done_in_time_costs_a_warning(
     fleet: Fleet, place: str, late_pushes: threading.Event
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_push_that_is_not_done_in_time_costs_a_warning(
     ]
 
 
+@pytest.mark.long
 def test_states_on_top_of_each_other_are_fetched_at_once(
     fleet: Fleet, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +288,7 @@ def test_who_waits_makes_it_when_the_maker_has_failed(fleet: Fleet, place: str) 
     assert (waiter.calls, waiter.warnings) == (1, [])
 
 
+@pytest.mark.long
 def test_nobody_waits_longer_than_the_setting_for_a_maker_that_is_gone(
     fleet: Fleet, place: str
 ) -> None:
@@ -348,6 +352,7 @@ def test_a_registry_that_sees_half_of_what_another_pushes(
     assert [f" answered {status} " in warning for warning in first.warnings] == [True]
 
 
+@pytest.mark.long
 def test_a_repository_that_the_first_push_creates(fleet: Fleet, place: str, proxy: Proxy) -> None:
     """Many registries do not say that it is missing, but that access is denied."""
     first, second = fleet(place), fleet(place)
@@ -373,6 +378,7 @@ def test_read_only_sends_nothing(fleet: Fleet, place: str, proxy: Proxy) -> None
     assert untrusted.warnings == []
 
 
+@pytest.mark.long
 def test_a_registry_that_is_down_is_told_once_in_a_run(fleet: Fleet, tmp_path: Path) -> None:
     place = f"127.0.0.1:{free_port()}/ci/states"
     shard = fleet(place, run="a run")
@@ -400,6 +406,7 @@ def test_a_registry_that_says_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPa
     ]
 
 
+@pytest.mark.long
 def test_a_registry_that_fails_later(fleet: Fleet, place: str, proxy: Proxy) -> None:
     shard = fleet(place)
     shard.during = lambda: proxy.rules.append(Rule(".", times=99, status=500))
@@ -525,6 +532,7 @@ def test_prune_where_deletion_is_off(fleet: Fleet, place: str, proxy: Proxy) -> 
         prune_shared(place, registry_settings(), older_than_s=0.0)
 
 
+@pytest.mark.long
 def test_steps_of_builds(tmp_path: Path, place: str, plain_registry: str, published: Any) -> None:
     base = f"{plain_registry}/{published('fleet/base')}"
     folder = tmp_path / "context"

@@ -95,6 +95,7 @@ def test_many_layers(store_home: Path, layout: Layout, base: bytes, older: bool)
             assert output(engine, image, script) == f"{count - 1}\n{count}\n"
 
 
+@pytest.mark.long
 def test_a_health_check_is_what_ready_means(engine: pc.Engine, layout: Layout, base: bytes) -> None:
     check = {"Healthcheck": {"Test": ["CMD-SHELL", "read -r x < /healthy"], "Interval": 30 * 10**9}}
     image = layout.image([base], check)
@@ -309,6 +310,7 @@ def test_what_speaks_to_overlayfs_is_dropped(
     assert output(engine, image, "echo still here") == "still here\n"
 
 
+@pytest.mark.long
 def test_processes_that_ask_at_once_unpack_once(
     layout: Layout, base: bytes, tmp_path: Path
 ) -> None:
@@ -330,6 +332,7 @@ def test_processes_that_ask_at_once_unpack_once(
     assert os.listdir(home / "tmp") == []
 
 
+@pytest.mark.long
 def test_a_kill_in_the_middle_of_unpacking_leaves_a_whole_store(
     layout: Layout, base: bytes, tmp_path: Path
 ) -> None:

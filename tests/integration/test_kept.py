@@ -181,6 +181,7 @@ def test_a_kept_container_is_used_by_commands(keep, capfd: pytest.CaptureFixture
     wait_until(lambda: not family(launcher))  # the run ends with its last container
 
 
+@pytest.mark.long
 def test_the_oldest_goes_first_also_of_other_runs(keep) -> None:
     keep(3, most=2)
     assert [container.test for container in listed()] == ["t.py::t1", "t.py::t2"]
@@ -225,6 +226,7 @@ def test_a_kept_container_that_ends_stays_until_it_is_removed(keep, capfd) -> No
     assert "pytest-containers logs box0" in error
 
 
+@pytest.mark.long
 def test_a_shell_at_a_terminal(keep, typist: type[Typist]) -> None:  # noqa: F811
     keep()
     user = typist("-it", "-e", "PS1=ready> ", "last", "/bin/sh", command="exec")

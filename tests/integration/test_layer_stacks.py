@@ -146,6 +146,7 @@ def test_a_stack_shows_what_its_archives_say(
 
 
 @pytest.mark.parametrize("base", ["base:1", "host:"])
+@pytest.mark.long
 def test_what_is_built_of_equal_steps_can_be_used(
     engine: pc.Engine, tmp_path: Path, base: str
 ) -> None:

@@ -237,6 +237,7 @@ def test_many_members(layout: Layout, base: bytes, tmp_path: Path, count: int) -
 
 
 @pytest.mark.needs("id range")
+@pytest.mark.long
 def test_directories_that_are_not_listed_are_what_they_are_below(
     engine: pc.Engine, layout: Layout, base: bytes
 ) -> None:

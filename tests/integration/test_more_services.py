@@ -281,6 +281,7 @@ def test_an_smtp_server_keeps_what_it_accepts(start) -> None:
 
 
 @pytest.mark.needs("openssh", "id range")
+@pytest.mark.long
 def test_ssh_and_sftp_with_a_key_or_a_password(start, tmp_path: Path) -> None:
     ssh = start("OpenSSH", password="it's")
     options = ssh_options(ssh, tmp_path)
@@ -411,6 +412,7 @@ def test_haproxy_balances_servers_of_the_test(start, engine: pc.Engine, tmp_path
 
 
 @pytest.mark.needs("pgbouncer", "postgresql")
+@pytest.mark.long
 def test_pgbouncer_pools_connections_to_postgresql(start) -> None:
     pool = start("PgBouncer", server="db", user="my user", password='p"w', database="shop")
     start("Postgres", host="db", user="my user", password='p"w', database="shop")
@@ -452,6 +454,7 @@ def test_squid_is_a_proxy_to_servers_of_the_test(start, engine: pc.Engine) -> No
 
 @pytest.mark.slow
 @pytest.mark.needs("chromium")
+@pytest.mark.long
 def test_a_browser_opens_a_page_of_the_test(start) -> None:
     web = start("HAProxy", host="web")
     chromium = start("Chromium")

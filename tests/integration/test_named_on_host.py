@@ -87,6 +87,7 @@ def test_is_used_as_any_other(own_engine: MakeEngine, cli: Cli, tmp_path: Path, 
     assert cli("run", "y:1", "cat", "/srv/twice").stdout == "made\nmade\n"
 
 
+@pytest.mark.long
 def test_by_the_command_line_alone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
         "FROM host:\nRUN echo made > /srv/made\nCMD cat /srv/made\n"
@@ -134,6 +135,7 @@ def test_does_not_leave_the_machine(
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_a_name_is_of_one_thing(
     own_engine: MakeEngine, layout: Layout, base: bytes, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_port_that_is_not_listed_may_be_anywhere(each_engine: pc.Engine) -> No
         container.connect(8000).close()
 
 
+@pytest.mark.long
 def test_waits_for_answers_look_at_the_same(each_engine: pc.Engine) -> None:
     server = ["python3", "-m", "http.server", "8000", "--bind"]
     for ready in (pc.wait.http("/etc/hostname"), pc.wait.tcp(8000, b"GET / HTTP/1.0\r\n\r\n")):

@@ -62,6 +62,7 @@ def test_other_networks_are_refused_every_time(each_engine: pc.Engine) -> None:
         theirs.remove()
 
 
+@pytest.mark.long
 def test_a_container_that_is_gone_is_soon_refused(each_engine: pc.Engine) -> None:
     with each_engine.run("host:", ["sleep", "100"]) as container:
         with each_engine.run("host:", ["sleep", "100"]) as other:

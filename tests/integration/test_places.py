@@ -194,6 +194,7 @@ class TestInDocker:
             (["--cap-add=SYS_ADMIN"], ""),
         ],
     )  # fmt: skip
+    @pytest.mark.long
     def test_a_user_whose_newuidmap_is_refused_has_a_single_id(
         self, in_docker: InDocker, options: list[str], reason: str
     ) -> None:
@@ -270,6 +271,7 @@ class TestInDocker:
         assert "echo user4321:1:4320" in done.stderr
 
     @pytest.mark.needs("docker-registry", "skopeo")
+    @pytest.mark.long
     def test_a_pull_without_user_namespaces_is_one_sentence(
         self, in_docker: InDocker, proxy: Proxy, published: Callable[[str], str]
     ) -> None:

@@ -118,12 +118,14 @@ def test_bars_on_a_terminal(suite: Callable[..., tuple[int, str]], proxy: Proxy)
     assert "captured" not in text
 
 
+@pytest.mark.long
 def test_a_worker_says_it_too(suite: Callable[..., tuple[int, str]]) -> None:
     code, text = suite("-p", "xdist", "-n", "2")
     assert code == 0, text
     assert text.count("containers: pulled") == 1
 
 
+@pytest.mark.long
 def test_policies_of_the_command_line(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
     code, text = suite("--containers-pull=never")
     assert code == 1

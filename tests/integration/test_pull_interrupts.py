@@ -61,6 +61,7 @@ def assert_clean(store: Path) -> None:
     assert os.listdir(store / "images") == []
 
 
+@pytest.mark.long
 def test_while_a_layer_arrives(
     proxy: Proxy, big: tuple[str, str], own_engine: Callable[..., pc.Engine], tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_while_the_registry_does_not_answer(
     assert_clean(tmp_path / "store")
 
 
+@pytest.mark.long
 def test_while_another_process_has_the_layer(
     proxy: Proxy, big: tuple[str, str], tmp_path: Path
 ) -> None:

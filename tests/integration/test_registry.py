@@ -42,6 +42,7 @@ def test_pull_and_run(own_engine: MakeEngine, proxy: Proxy, published: Publish) 
     assert [one["name"] for one in engine.images.list()] == [name]
 
 
+@pytest.mark.long
 def test_what_is_stored_is_not_asked_for(
     own_engine: MakeEngine, proxy: Proxy, published: Publish
 ) -> None:
@@ -56,6 +57,7 @@ def test_what_is_stored_is_not_asked_for(
     ]
 
 
+@pytest.mark.long
 def test_always_finds_what_is_newer(
     own_engine: MakeEngine, plain_registry: str, base: bytes, tmp_path: Path, published: Publish
 ) -> None:
@@ -79,6 +81,7 @@ def test_never_means_never(own_engine: MakeEngine, proxy: Proxy, published: Publ
     assert proxy.requests == []
 
 
+@pytest.mark.long
 def test_stored_layers_are_not_fetched(
     own_engine: MakeEngine, proxy: Proxy, base: bytes, tmp_path: Path, plain_registry: str,
     published: Publish,
@@ -91,6 +94,7 @@ def test_stored_layers_are_not_fetched(
     assert len(fetched) == 2  # the config and the layer that differs
 
 
+@pytest.mark.long
 def test_processes_that_ask_at_once_fetch_once(
     proxy: Proxy, base: bytes, tmp_path: Path, plain_registry: str
 ) -> None:
@@ -227,6 +231,7 @@ def test_foreign_platforms_only(
         own_engine().image(f"{plain_registry}/foreign:1")
 
 
+@pytest.mark.long
 def test_by_digest(own_engine: MakeEngine, proxy: Proxy, published: Publish) -> None:
     name = published("pinned")
     engine = own_engine()
@@ -250,6 +255,7 @@ def test_mirrors_are_asked_first(
     assert proxy.asked("/v2/mirrored/app/") > 0
 
 
+@pytest.mark.long
 def test_a_mirror_that_lacks_it_is_passed_over(
     own_engine: MakeEngine, proxy: Proxy, published: Publish, plain_registry: str
 ) -> None:
@@ -269,6 +275,7 @@ def test_prefix_of_testcontainers(
     assert output(own_engine(), "redis:1", "echo in") == "in\n"
 
 
+@pytest.mark.long
 def test_prefix_of_the_hub(own_engine: MakeEngine, published: Publish, plain_registry: str) -> None:
     published("hub/redis")
     settings = RegistrySettings(hub_prefix=f"{plain_registry}/hub/")
@@ -303,6 +310,7 @@ def test_push_is_byte_for_byte(
     assert sorted(methods) == ["HEAD", "HEAD", "HEAD", "PUT"]
 
 
+@pytest.mark.long
 def test_push_of_what_was_made_here(
     own_engine: MakeEngine, layout: Layout, base: bytes, plain_registry: str, tmp_path: Path
 ) -> None:
@@ -332,6 +340,7 @@ def test_an_upload_that_breaks_off_goes_on(
     assert output(engine, name, "echo fine") == "fine\n"
 
 
+@pytest.mark.long
 def test_push_without_a_layer_that_was_never_fetched(
     own_engine: MakeEngine, proxy: Proxy, base: bytes, tmp_path: Path, plain_registry: str
 ) -> None:

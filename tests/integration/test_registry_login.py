@@ -251,6 +251,7 @@ def test_a_helper_that_is_not_installed_is_told_of(
         own_engine(registries=as_user(), pull="always").image(bearer)
 
 
+@pytest.mark.long
 def test_tokens_for_a_password(
     own_engine: MakeEngine, bearer: str, tokens: TokenServer, as_user: Settings
 ) -> None:

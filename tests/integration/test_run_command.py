@@ -209,6 +209,7 @@ def test_ctrl_c_ends_a_container_that_has_no_terminal(typist: type[Typist]) -> N
     assert user.end() == 130
 
 
+@pytest.mark.long
 def test_system_calls_are_filtered_as_the_options_say(tmp_path: Path) -> None:
     show = ["host:", "sh", "-c", "grep Seccomp: /proc/self/status"]
     assert run(*show).stdout == b"Seccomp:\t2\n"

@@ -145,6 +145,7 @@ def test_variables_and_scripts_of_postgres(start, tmp_path: Path) -> None:  # no
 
 @pytest.mark.slow
 @pytest.mark.needs("postgresql")
+@pytest.mark.long
 def test_mounted_configuration_and_keys_of_postgres(start, tmp_path: Path) -> None:  # noqa: F811
     made = server_certificate(["db"])
     (tmp_path / "server.crt").write_bytes(made.certificate)

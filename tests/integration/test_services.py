@@ -123,6 +123,7 @@ def test_durable_is_possible_everywhere(start, name: str) -> None:
 
 
 @pytest.mark.needs("postgresql")
+@pytest.mark.long
 def test_postgres_fast_and_durable(start) -> None:
     assert start("Postgres").sql("show fsync") == [["off"]]
     assert start("Postgres", durable=True).sql("show fsync") == [["on"]]
@@ -178,6 +179,7 @@ def test_names_and_passwords_that_need_quoting(start, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+@pytest.mark.long
 def test_the_environment_of_the_official_image(start, name: str) -> None:
     prefix, last = ("POSTGRES", "DB") if name == "Postgres" else ("MARIADB", "DATABASE")
     db = start(
@@ -213,6 +215,7 @@ def test_a_snapshot_of_a_running_database_recovers(start, engine: pc.Engine) -> 
 
 
 @pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
+@pytest.mark.long
 def test_clones_of_databases_have_what_was_committed(start, name: str) -> None:
     db = start(name)
     db.sql("create table t (a int)")
@@ -248,6 +251,7 @@ def test_a_server_on_a_snapshot_serves_what_it_has(start, engine, name: str, lab
 
 
 @pytest.mark.needs("postgresql")
+@pytest.mark.long
 def test_a_server_on_a_snapshot_of_another_database_says_so(start) -> None:
     image = start("Postgres", database="shop").snapshot()
     with pytest.raises(pc.ExecError, match='database "containers" does not exist'):
@@ -410,6 +414,7 @@ def test_a_server_that_changes_its_user_says_what_is_missing(own_engine) -> None
 
 
 @pytest.mark.parametrize("name", [of_host(name) for name in OWN_USER])
+@pytest.mark.long
 def test_servers_that_refuse_root_run_with_a_single_id(
     own_engine, tmp_path: Path, name: str
 ) -> None:

@@ -153,6 +153,7 @@ def test_of_a_snapshot_of_a_snapshot(engine: pc.Engine) -> None:
 
 
 @pytest.mark.needs("docker-registry")
+@pytest.mark.long
 def test_a_named_one_is_an_image_as_any_other(
     own_engine, layout: Layout, base: bytes, plain_registry: str, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_what_a_service_prepares_does_not_depend_on_modules_of_the_project(
     assert [outcome.reused for outcome in project.outcomes] == [False, False, False, True]
 
 
+@pytest.mark.long
 def test_fresh(project: Project) -> None:
     seed = write("one")
     first = project.image(seed)
@@ -315,6 +316,7 @@ def test_passwords_are_not_kept(project: Project) -> None:
         assert "very-secret" not in path.read_text()
 
 
+@pytest.mark.long
 def test_states_of_many_seeds_of_one_fixture_stay(project: Project) -> None:
     seeds = [write(str(number)) for number in range(9)]
     for _ in range(2):

@@ -31,6 +31,7 @@ def loaded(engine: pc.Engine, layout: Layout, base: bytes, name: str = "app:1") 
 # ---------------------------------------------------------------------- commit
 
 
+@pytest.mark.long
 def test_commit(own_engine: MakeEngine, layout: Layout, base: bytes) -> None:
     """New, changed and removed files, and a directory that was made anew, as `docker commit`."""
     lower = layer([
@@ -62,6 +63,7 @@ def test_commit(own_engine: MakeEngine, layout: Layout, base: bytes) -> None:
 
 
 @pytest.mark.needs("id range")
+@pytest.mark.long
 def test_commit_of_removals(own_engine: MakeEngine, layout: Layout) -> None:
     programs = ("rm", "mkdir", "ln", "mkfifo", "chown", "chmod", "ls", "stat")
     lower = [
@@ -220,6 +222,7 @@ def test_prune_keeps_what_a_live_run_uses(
     assert layers_of(engine) == 0
 
 
+@pytest.mark.long
 def test_prune_by_age_and_size(own_engine: MakeEngine, tmp_path: Path, base: bytes) -> None:
     engine = own_engine()
     for number in range(3):
@@ -240,6 +243,7 @@ def test_prune_by_age_and_size(own_engine: MakeEngine, tmp_path: Path, base: byt
     assert output(engine, "app:2", "echo fine") == "fine\n"
 
 
+@pytest.mark.long
 def test_use_counts_as_use(own_engine: MakeEngine, layout: Layout, base: bytes) -> None:
     engine = own_engine()
     name = loaded(engine, layout, base)
@@ -287,6 +291,7 @@ def test_verify_does_not_take_a_layer_from_a_live_run(
 
 
 @pytest.mark.needs("docker-registry", "skopeo")
+@pytest.mark.long
 def test_a_damaged_archive_is_fetched_again(
     own_engine: MakeEngine, plain_registry: str, published: Callable[[str], str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_tests_have_containers_of_what_was_built(run, pytester, app: Path, worke
     assert (pytester.path / "said").read_text() == "one\n" * 6
 
 
+@pytest.mark.long
 def test_a_change_is_seen_by_the_next_run(run, pytester, app: Path) -> None:
     run(TEST).assert_outcomes(passed=3)
     (app / "Dockerfile").write_text(DOCKERFILE.replace("$WORD", "two"))
@@ -51,6 +52,7 @@ def test_another_image_may_be_named(run, pytester, app: Path) -> None:
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_a_failure_shows_the_line_and_the_output(run, app: Path) -> None:
     (app / "Dockerfile").write_text("FROM host:\n\nRUN echo almost there; exit 3\n")
     result = run(TEST)

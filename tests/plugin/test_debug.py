@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.long
 def test_workers_and_their_controller_write_one_file(
     run, pytester: pytest.Pytester, store_home: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_2(box): assert box.command("PING")
 
 
 @pytest.mark.needs("redis")
+@pytest.mark.long
 def test_a_server_started_ahead_is_not_warmed_up(pytester: pytest.Pytester, run) -> None:
     """A warm-up only saves time: without the capability, the tests run all the same."""
     pytester.makeconftest(CONFTEST.format(capability="warmup"))

@@ -74,6 +74,7 @@ def test_scope(wide, shut, other, containers):
 
 
 @needs_way_out
+@pytest.mark.long
 def test_by_ini_and_command_line(run, pytester: pytest.Pytester) -> None:
     suite = (
         HAS

@@ -44,6 +44,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.long
 def test_settings_that_are_read_early_lead_to_the_tests_own(run, project, workers: str) -> None:
     result = run(
         """
@@ -88,6 +89,7 @@ def test_second(site):
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.long
 def test_without_a_container_it_is_refused_and_the_log_says_why(run, project) -> None:
     result = run(
         """
@@ -144,6 +146,7 @@ def test_it(site):
 
 
 @pytest.mark.needs("memcached")
+@pytest.mark.long
 def test_two_services_of_a_kind_have_an_address_each(run, pytester) -> None:
     pytester.makeconftest(
         """

@@ -36,6 +36,7 @@ def line_of(text: str, code: str) -> int:
     return next(n for n, line in enumerate(code.splitlines(), 1) if text in line)
 
 
+@pytest.mark.long
 def test_tracebacks_name_the_lines_of_the_user(run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     result = run(TESTS)
@@ -80,6 +81,7 @@ def test_a_setting_that_is_not_usable_names_the_test(run, pytester: pytest.Pytes
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_seed_tells_its_story_once(
     run, pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: str
 ) -> None:
@@ -144,6 +146,7 @@ def test_an_image_for_a_name_that_nothing_has(
         result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
+@pytest.mark.long
 def test_images_for_names_that_something_has(run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\ncontainers_image = elsewhere=host:\n")
     options = ["--containers-image=database=host:", "--containers-image=cache=host:"]
@@ -217,6 +220,7 @@ def test_last(wide, shared):
 @pytest.mark.parametrize(
     "workers", [[], pytest.param(["-n", "1"], marks=pytest.mark.long)], ids=["plain", "xdist"]
 )
+@pytest.mark.long
 def test_a_lost_run_is_told_once_and_replaced(run, pytester, workers: list[str]) -> None:
     pytester.makeconftest(LOST_CONFTEST)
     result = run(LOST, *workers, "-rN")
@@ -227,6 +231,7 @@ def test_a_lost_run_is_told_once_and_replaced(run, pytester, workers: list[str])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_slow_starts_seeds_and_live_lines(run, pytester, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(tmp_path / "store"))
     result = run(

@@ -18,6 +18,7 @@ def test_it(containers):
 
 
 @pytest.mark.needs("redis")
+@pytest.mark.long
 def test_an_ad_hoc_service_has_a_seed_with_inputs(run) -> None:
     result = run(
         """
@@ -43,6 +44,7 @@ def test_it(containers):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.long
 def test_marks_of_seeds_that_nothing_would_look_at(run, pytester, workers: str) -> None:
     pytester.makeini("[pytest]\naddopts = --strict-markers\npythonpath = site-packages\n")
     plugin = pytester.mkdir("site-packages") / "their_plugin.py"  # for every test, as Django's
@@ -112,6 +114,7 @@ def test_dynamic(request):
     assert "plugin/marks.py" not in output and "plugin/hooks.py" not in output
 
 
+@pytest.mark.long
 def test_a_mark_of_a_module_is_for_those_of_its_tests_that_use_the_fixture(run) -> None:
     result = run(
         """
@@ -217,6 +220,7 @@ def test_it(shared, own, n):
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.long
 def test_containers_are_gone_after_their_scope(run) -> None:
     result = run(
         """

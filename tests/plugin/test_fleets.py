@@ -34,6 +34,7 @@ def test_a_second_store_finds_the_state(run, pytester, monkeypatch, tmp_path) ->
     assert (pytester.path / "calls").read_text() == "x"
 
 
+@pytest.mark.long
 def test_a_registry_that_is_down_is_one_warning_of_all_workers(run, pytester, tmp_path) -> None:
     place = f"127.0.0.1:{free_port()}/ci/states"
     pytester.makeini(f"[pytest]\ncontainers_states = {place}\n")

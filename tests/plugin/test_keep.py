@@ -100,6 +100,7 @@ def test_it(box, number): pass
     assert [line[-3:] for line in lines] == ["[2]", "[3]"]
 
 
+@pytest.mark.long
 def test_nothing_stays_by_default(run, runtime: Path, capfd) -> None:
     run(SUITE).assert_outcomes(passed=1, failed=1, errors=2)
     assert kept(capfd) == {} and listed_files(runtime) == []
@@ -112,6 +113,7 @@ def test_wrong_times_are_told(run) -> None:
         result.stderr.fnmatch_lines(["ERROR: *it must be a time such as 90s, 30m, 2h or 1d"])
 
 
+@pytest.mark.long
 def test_a_debugger_finds_the_containers_alive(run, pytester: pytest.Pytester, capfd) -> None:
     pytester.makepyfile(
         looking="""

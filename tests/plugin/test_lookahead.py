@@ -42,6 +42,7 @@ def test_it(first, n):
 
 
 @pytest.mark.parametrize("how", [["--containers-lookahead=off"], ["--containers-lookahead=0"]])
+@pytest.mark.long
 def test_it_can_be_switched_off(run, how: list[str]) -> None:
     result = run(
         COMMON
@@ -57,6 +58,7 @@ def test_it(first, n):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_no_more_are_early_than_the_limit(run) -> None:
     result = run(
         COMMON
@@ -74,6 +76,7 @@ def test_it(first, second, n):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_nothing_is_early_while_memory_is_short(run, pytester) -> None:
     pytester.makeconftest(
         """
@@ -211,6 +214,7 @@ def test_third(first):
     assert "no-such-program" in result.stdout.str()
 
 
+@pytest.mark.long
 def test_nothing_is_early_that_could_see_what_fixtures_do_before_it(run, pytester) -> None:
     """A file of the host that another fixture writes; a container that needs another one."""
     result = run(
@@ -270,6 +274,7 @@ def test_after(first):
     result.assert_outcomes(passed=4)
 
 
+@pytest.mark.long
 def test_hooks_are_asked_once_for_each_container(run, pytester) -> None:
     pytester.makeconftest(
         """
@@ -294,6 +299,7 @@ def test_it(first, n):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_reruns_get_a_fresh_one_too(run) -> None:
     result = run(
         COMMON

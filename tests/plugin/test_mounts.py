@@ -82,6 +82,7 @@ def test_it(web):
 
 
 @pytest.mark.needs("nginx")
+@pytest.mark.long
 def test_the_directory_of_a_service(run, pytester: pytest.Pytester) -> None:
     folder: Path = pytester.mkdir("suite")
     (folder / "test_web.py").write_text(NGINX)

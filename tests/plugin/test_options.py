@@ -32,6 +32,7 @@ def test_precedence(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPa
     assert shown(run(ECHO.format(argument="ready_timeout_s=22"), "-s", option))[3] == "44.0"
 
 
+@pytest.mark.long
 def test_another_image_for_one_fixture(run, tmp_path: Path) -> None:
     image = f"host:?path={tmp_path}"
     assert shown(run(ECHO.format(argument=""), "-s", f"--containers-image=db={image}"))[1] == image
@@ -64,6 +65,7 @@ def test_help_comes_from_the_table(run) -> None:
         assert (f"{setting.option}" in output) != setting.ini_only
 
 
+@pytest.mark.long
 def test_one_header_line(run) -> None:
     result = run("def test_it(): pass")
     lines = [line for line in result.outlines if line.startswith("containers:")]

@@ -62,6 +62,7 @@ def test_it(containers):
     assert "    49" not in str(result.stdout)
 
 
+@pytest.mark.long
 def test_an_error_is_one_sentence_and_the_next_test_runs(run) -> None:
     result = run(
         """
@@ -76,6 +77,7 @@ def test_next(containers): assert containers.run("host:", ["true"]).wait(60) == 
     result.stdout.no_fnmatch_line("*pytest_containers/*.py:*")
 
 
+@pytest.mark.long
 def test_xdist_workers_share_the_run(run) -> None:
     pytest.importorskip("xdist")
     result = run(

@@ -57,6 +57,7 @@ def show(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     return show
 
 
+@pytest.mark.long
 def test_a_profile_is_relative_to_the_test_file(show, pytester: pytest.Pytester) -> None:
     write(pytester.path / "profiles/own.json", 71)
     assert show() == {"0"}
@@ -64,6 +65,7 @@ def test_a_profile_is_relative_to_the_test_file(show, pytester: pytest.Pytester)
 
 
 @pytest.mark.needs("memcached")
+@pytest.mark.long
 def test_services_take_it(show, pytester: pytest.Pytester) -> None:
     write(pytester.path / "profiles/own.json", 71)
     assert show(argument=IN_FOLDER, fixtures="service") == {"71"}

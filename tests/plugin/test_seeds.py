@@ -101,6 +101,7 @@ def test_every_module_with_a_seed_of_its_own(run, project) -> None:
     assert seeded(project) == 8
 
 
+@pytest.mark.long
 def test_partials_of_one_function(run, project) -> None:
     result = run(
         """
@@ -145,6 +146,7 @@ def test_a_seed_that_skips(run, project) -> None:
     run(test_code).assert_outcomes(skipped=4)
 
 
+@pytest.mark.long
 def test_tests_may_change_without_a_seed(run, project) -> None:
     test_code = SEEDED.replace("from seeds import load", (project.path / "seeds.py").read_text())
     run(test_code).assert_outcomes(passed=4)
@@ -153,6 +155,7 @@ def test_tests_may_change_without_a_seed(run, project) -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_failed_seed_fails_each_test_with_its_own_error(run, project, workers: str) -> None:
     code = (project.path / "seeds.py").read_text()
     code = code.replace("    box.write", "    raise KeyError('lost')\n    box.write")
@@ -167,6 +170,7 @@ def test_a_failed_seed_fails_each_test_with_its_own_error(run, project, workers:
     assert seeded(project) == 2  # another run tries again
 
 
+@pytest.mark.long
 def test_marks_add_steps_the_widest_first(run, pytester) -> None:
     for name in ("base", "module", "class_", "test"):
         (pytester.path / f"{name}.sh").write_text(f"echo {name} >> /srv/text\n")
@@ -207,6 +211,7 @@ def test_it(box):
     assert "the fixture's name comes first" in result.stdout.str()
 
 
+@pytest.mark.long
 def test_of_a_function_that_returns_a_spec(run, project) -> None:
     result = run(
         """
@@ -250,6 +255,7 @@ def test_it(box):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.long
 def test_services_by_name_and_from_plugins(run, pytester) -> None:
     pytester.makeconftest(
         """
@@ -286,6 +292,7 @@ def test_none(containers):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_a_seed_sees_the_server_behind_the_endpoint(run, pytester) -> None:
     """So it may use the settings of the code under test; its address is no part of the state."""
     output = """
@@ -325,6 +332,7 @@ def test_nothing_is_made_where_nothing_is_run(run, project, option: str) -> None
 
 @pytest.mark.needs("postgresql", "id range")
 @pytest.mark.parametrize("order", [[], pytest.param(["-p", "randomly"], marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_database_for_each_test_whatever_they_do(run, order: list[str]) -> None:
     result = run(
         """

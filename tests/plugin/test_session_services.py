@@ -75,6 +75,7 @@ def test_up_before_conftest_files_if_declared_in_ini(run, pytester, workers: str
 
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
+@pytest.mark.long
 def test_up_from_its_line_in_a_conftest(run, pytester, workers: str) -> None:
     pytester.makeconftest(CONFTEST)
     run(LOOKS_AT_IMPORT, "-n", workers).assert_outcomes(passed=4)
@@ -104,6 +105,7 @@ def test_it(n, cache):
 
 
 @pytest.mark.needs("postgresql", "id range")
+@pytest.mark.long
 def test_seeds_and_isolation_are_as_elsewhere(run, pytester) -> None:
     pytester.path.joinpath("schema.sql").write_text(
         "create table t (n int); insert into t values (7)"
@@ -277,6 +279,7 @@ cache = pc.services.Redis.fixture(image="host:", endpoint="REDIS_URL")
 
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
+@pytest.mark.long
 def test_an_endpoint_that_refused_is_named_in_the_summary(run, pytester, workers: str) -> None:
     pytester.makeconftest(REFUSED)
     test = """
@@ -313,6 +316,7 @@ pytest.skip(f"server at 127.0.0.1, port {PORT} failed: Connection refused", allo
     assert "refused a connection while no container was behind it" in result.stdout.str()
 
 
+@pytest.mark.long
 def test_a_served_endpoint_is_not_named(run, pytester) -> None:
     pytester.makeconftest(REFUSED)
     result = run(
@@ -329,6 +333,7 @@ def test_it(cache):
     assert "endpoints without a container" not in result.stdout.str()
 
 
+@pytest.mark.long
 def test_a_fixed_port_of_a_fixture(run, pytester) -> None:
     port = free_port()
     pytester.makeconftest(REFUSED.replace('"REDIS_URL"', str(port)))

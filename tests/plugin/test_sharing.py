@@ -57,6 +57,7 @@ def test_it(one, n):
     assert len(set((pytester.path / "tokens").read_text().split())) == 1
 
 
+@pytest.mark.long
 def test_a_failure_to_start_is_told_to_all(run) -> None:
     result = run(
         """
@@ -77,6 +78,7 @@ def test_it(one, n):
     ("end", "workers"),
     [("one.kill(); one.wait()", "0"), ("one.kill(); one.wait()", "2"), ("one.remove()", "0")],
 )
+@pytest.mark.long
 def test_one_that_a_test_has_ended_is_explained_to_the_others(
     run, pytester, end: str, workers: str
 ) -> None:
@@ -104,6 +106,7 @@ def test_others(n, request):
 
 @pytest.mark.needs("postgresql", "id range")
 @pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.long
 def test_a_database_for_each_test_on_one_server(run, pytester, workers: str) -> None:
     result = run(
         """
@@ -135,6 +138,7 @@ def test_others_are_gone(db):
 
 @pytest.mark.needs("mariadb", "id range")
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_database_of_mariadb_for_each_test(run, pytester, workers: str) -> None:
     result = run(
         """

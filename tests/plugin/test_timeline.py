@@ -139,6 +139,7 @@ def test_the_data(folder: Path) -> None:
     assert data["run"]["exit"] == "failed"
 
 
+@pytest.mark.long
 def test_the_reason_of_a_new_state(folder: Path, store_home: Path, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_suite.py").write_text(SUITE.replace('"seeded"', '"changed"'))
@@ -331,6 +332,7 @@ def test_workers_send_their_rows(run, pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_crashes(run, pytester: pytest.Pytester) -> None:
     arguments = ("-n1", "--max-worker-restart=0")
     data, _ = workers_data(run, pytester, WORKERS + CRASH, *arguments)
@@ -346,6 +348,7 @@ def test_a_worker_that_crashes(run, pytester: pytest.Pytester) -> None:
         pytest.param(["-p", "xdist", "-n1"], id="xdist", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.long
 def test_a_run_that_is_interrupted(tmp_path: Path, store_home: Path, workers: list[str]) -> None:
     if workers:
         pytest.importorskip("xdist")
@@ -410,6 +413,7 @@ def test_it(containers, request):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.long
 def test_builds_are_in_it(run, pytester: pytest.Pytester) -> None:
     (pytester.path / "Dockerfile").write_text("FROM host:\nRUN echo made > /srv/made\n")
     result = run(

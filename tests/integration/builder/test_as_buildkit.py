@@ -481,6 +481,7 @@ def test_a_replacement_keeps_its_backslashes(build: Build, builder: pc.Engine) -
 # ------------------------------------------------------------------- command line
 
 
+@pytest.mark.long
 def test_a_dockerfile_from_standard_input(builder: pc.Engine, home: Path, context: Path) -> None:
     (context / "a").write_text("a\n")
     (context / "b").write_text("b\n")

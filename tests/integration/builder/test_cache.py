@@ -173,6 +173,7 @@ def test_only_what_is_asked_for_is_read(build: Build, context: Path) -> None:
         (context / "huge").chmod(0o700)
 
 
+@pytest.mark.long
 def test_two_processes_do_the_work_once(builder: pc.Engine, home: Path, context: Path) -> None:
     text = f"FROM base:1\nRUN echo {os.urandom(4).hex()} > /x && sleep 0.5\n"
     (context / "Dockerfile").write_text(text)

@@ -31,6 +31,7 @@ def run(context: Path, home: Path, *arguments: str, **env: str) -> tuple[int, st
     return process.returncode, out, err
 
 
+@pytest.mark.long
 def test_options(builder: pc.Engine, home: Path, context: Path, tmp_path: Path) -> None:
     (context / "Other").write_text(TEXT)
     (tmp_path / "key").write_text("five5")

@@ -88,6 +88,7 @@ def test_copy_keeps_links_and_bytes(build: Build, builder: pc.Engine, files: Pat
         assert container.read_text("/x/link") == "c\n"
 
 
+@pytest.mark.long
 def test_a_context_of_many_directories(build: Build, builder: pc.Engine, context: Path) -> None:
     """More than a process may have open."""
     for number in range(1500):
@@ -109,6 +110,7 @@ def test_chown(build: Build, builder: pc.Engine, files: Path, chown: str, expect
     assert shell(builder, image, script).split() == [expected, expected, expected, "0:0"]
 
 
+@pytest.mark.long
 def test_without_subordinate_ids_there_is_only_root(
     base_layer: bytes, tmp_path: Path, context: Path
 ) -> None:
@@ -438,6 +440,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
+@pytest.mark.long
 def test_add_from_git(build: Build, builder: pc.Engine, files: Path, repository: Path) -> None:
     image = build("""\
         FROM base:1
@@ -508,6 +511,7 @@ def test_git_addresses_that_are_wrong(
         build(f"FROM base:1\nADD https://example.org/{address} /a/\n")
 
 
+@pytest.mark.long
 def test_a_commit_is_checked(build: Build, builder: pc.Engine, repository: Path) -> None:
     commit = git("-C", repository, "rev-parse", "other")
     address = "https://example.org/r.git"

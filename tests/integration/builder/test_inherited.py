@@ -100,6 +100,7 @@ def test_an_image_without_a_path_gets_one(build: Build, builder: pc.Engine, file
 
 
 @pytest.mark.parametrize(("name", "message"), [("7", "there is no stage 7: there are 2")])
+@pytest.mark.long
 def test_a_stage_by_a_number_that_is_none(build: Build, name: str, message: str) -> None:
     with pytest.raises(pc.DockerfileError, match=message):
         build(f"FROM base:1\nFROM base:1\nCOPY --from={name} /x /\n")

@@ -44,6 +44,7 @@ def test_arguments_and_environment(build: Build) -> None:
     assert "[2] [from env] [2-x] [o] [http://p] [arch]" in shown.text
 
 
+@pytest.mark.long
 def test_an_argument_that_changed_runs_again_and_a_proxy_does_not(build: Build) -> None:
     text = "FROM base:1\nARG a\nRUN echo $a $HTTPS_PROXY > /a\n"
     build(text, args={"a": "1"})
