@@ -51,6 +51,9 @@ class Docker:
     def __init__(self, client: list[str], shared: Path) -> None:
         self._client = client
         self._shared = shared
+        # A copy from before there are threads: pytest changes the environment for every test. A copy
+        # meanwhile fails, and so does an execve that reads it, with EFAULT.
+        self._environ = dict(os.environ)
         self._containers: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -119,9 +122,7 @@ class Docker:
     def _call(self, *arguments: str, input: str | None = None) -> Result:
         done = subprocess.run(
             [*self._client, *arguments], input=(input or "").encode(), capture_output=True,
-            # A copy: this is a thread, and pytest changes the environment for every test. An
-            # execve that reads it at that moment fails with EFAULT.
-            timeout=60, env=dict(os.environ),
+            timeout=60, env=self._environ,
         )  # fmt: skip
         stdout, stderr = done.stdout.decode(), done.stderr.decode()
         # dockerd hands on what it was started with: signal 32, which libc lets nobody reset.

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def layer(members: Iterable[Member]) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=64)
 def gzipped(data: bytes) -> bytes:
-    """Equal for equal data."""
-    return gzip.compress(data, mtime=0)
+    """Equal for equal data; fast, since most tests compress a shell and its libraries."""
+    return gzip.compress(data, 1, mtime=0)
 
 
 def digest(data: bytes) -> str:
@@ -86,6 +88,11 @@ class Layout:
 
 def busybox(*programs: str) -> list[Member]:
     """A root that can run something: programs of this machine, the shell, and their libraries."""
+    return list(_busybox(*programs))
+
+
+@cache
+def _busybox(*programs: str) -> tuple[Member, ...]:
     found = {"bin/sh": os.path.realpath("/bin/sh")}
     for program in programs:
         found[f"bin/{program}"] = os.path.realpath(shutil.which(program) or program)
@@ -94,7 +101,7 @@ def busybox(*programs: str) -> list[Member]:
         for word in lines.split():
             if word.startswith("/"):
                 found[word.lstrip("/")] = os.path.realpath(word)
-    return [member(name, Path(path).read_bytes()) for name, path in found.items()]
+    return tuple(member(name, Path(path).read_bytes()) for name, path in found.items())
 
 
 def output(engine: pc.Engine, image: str | pc.Image, script: str, **options: Any) -> str:
