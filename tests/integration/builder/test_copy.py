@@ -409,15 +409,28 @@ def git(*args: str | Path) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(repositories: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A work tree whose commits are at https://example.org/r.git, with a submodule in another."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(repositories / "gitconfig"))
+    return repositories / "r.git"
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, which no test changes, and the settings with which git finds them."""
+    tmp_path = tmp_path_factory.mktemp("git")
     # The addresses that ADD knows are all of other machines; git is told where these are.
-    config = tmp_path / "gitconfig"
-    config.write_text(
+    (tmp_path / "gitconfig").write_text(
         f'[url "file://{tmp_path}/"]\n  insteadOf = https://example.org/\n'
         '[protocol "file"]\n  allow = always\n'
     )
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+        _make_repositories(tmp_path)
+    return tmp_path
+
+
+def _make_repositories(tmp_path: Path) -> None:
     for name, below in (("inner.git", ""), ("outer.git", "inner.git"), ("r.git", "outer.git")):
         work = tmp_path / name
         (work / "sub").mkdir(parents=True)
@@ -437,10 +450,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("-C", work, "add", ".")
     git("-C", work, "commit", "-q", "-m", "y")
     git("-C", work, "checkout", "-q", "main")
-    return work
 
 
-@pytest.mark.long
 def test_add_from_git(build: Build, builder: pc.Engine, files: Path, repository: Path) -> None:
     image = build("""\
         FROM base:1
