@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import dockerd
+from helpers import dockerd, inner
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FAST = ("test_http_service.py", "test_own_service.py", "test_parallel.py", "test_build.py")
@@ -23,10 +23,7 @@ def test_examples_pass_or_say_what_they_need(
     if not EXAMPLES.exists():
         pytest.skip("needs a checkout, with examples")
     monkeypatch.setenv("DOCKER_HOST", daemon.url)
-    monkeypatch.setenv("PYTEST_CONTAINERS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
+    inner.prepare(monkeypatch, tmp_path / "home")
     settings = pytester.makeini("[pytest]\nfilterwarnings = error")
     images = [f"--containers-image={name}={dockerd.IMAGE}" for name in ("site", "echo")]
     with daemon.entered():
