@@ -49,8 +49,8 @@ def refuse_options(spec: ContainerSpec) -> None:
         "scratch='tmpfs'": spec.scratch == "tmpfs",
         "egress=False": spec.egress is False and spec.network,
     }
-    for option, given in refused.items():
-        if given:
+    for option, is_set in refused.items():
+        if is_set:
             raise UnsupportedError(
                 f"engine 'docker' has no option {option} of containers; leave it out, or use "
                 "engine 'native'",
@@ -180,7 +180,7 @@ def _security(spec: ContainerSpec) -> dict[str, Any]:
             ) from None
     if profile and profile != "builtin":
         options.append(f"seccomp={profile}")
-    given = {
+    settings = {
         "GroupAdd": [str(group) for group in spec.groups],
         "CapAdd": list(spec.cap_add),
         "CapDrop": list(spec.cap_drop),
@@ -189,7 +189,7 @@ def _security(spec: ContainerSpec) -> dict[str, Any]:
         "ReadonlyRootfs": spec.read_only,
         "Init": spec.init,
     }
-    return {key: value for key, value in given.items() if value}
+    return {key: value for key, value in settings.items() if value}
 
 
 def _limits(spec: ContainerSpec) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def run(
             args, KILLED, _pair(outputs), name, check=check, text=text, late_s=timeout_s
         )
     code = _exit_code(api, exec_id, doing)
-    said = bytes(outputs[1] or outputs[2])
-    if code in (126, 127) and _NOT_STARTED.match(said):
-        raise _not_started(doing, said.decode(errors="replace").strip().splitlines()[0], code)
+    output = bytes(outputs[1] or outputs[2])
+    if code in (126, 127) and _NOT_STARTED.match(output):
+        raise _not_started(doing, output.decode(errors="replace").strip().splitlines()[0], code)
     return exec_result(args, code, _pair(outputs), name, check=check, text=text)
 
 

@@ -143,30 +143,32 @@ def _undo(container: DockerHandle) -> None:
 
 def _start_error(container: DockerHandle, error: DaemonRefusal) -> ContainersError:
     """Return the error for what the daemon has said of a start."""
-    doing, said = f"start of container {container.name!r}", error.explanation
-    if _TAKEN.search(said):
-        found = _TAKEN_PORT.search(said)
-        port = int(found[1]) if found else None
+    doing, explanation = f"start of container {container.name!r}", error.explanation
+    if _TAKEN.search(explanation):
+        match = _TAKEN_PORT.search(explanation)
+        port = int(match[1]) if match else None
         return StartError(
             f"{doing}: port {port or 'of the host'} is in use on the machine of the daemon",
             port=port,
         )
-    if found := _SOURCE.search(said):
+    if match := _SOURCE.search(explanation):
         where = container.core.api.endpoint
         away = "" if container.core.place.here else f"; the daemon is on another machine, {where}"
         return StartError(
-            f"{doing}: bind mount {found[1]}: it does not exist where the daemon runs{away}",
-            source=found[1],
+            f"{doing}: bind mount {match[1]}: it does not exist where the daemon runs{away}",
+            source=match[1],
         )
-    if found := _USER.search(said):
-        words = f"{doing}: the image has no {found[1]} {found[2]!r}"
-        if found[1] == "user":
-            return StartError(words, user=found[2])
-        return StartError(words, group=found[2])
-    if error.status == 404 and "image" in said.lower():
+    if match := _USER.search(explanation):
+        words = f"{doing}: the image has no {match[1]} {match[2]!r}"
+        if match[1] == "user":
+            return StartError(words, user=match[2])
+        return StartError(words, group=match[2])
+    if error.status == 404 and "image" in explanation.lower():
         return StartError(f"{doing}: image {container.image.name!r} was removed meanwhile")
-    code = 127 if _NOT_FOUND.search(said) else 126 if _DENIED.search(said) else None
-    if "exec" not in said and code is not None:
+    code = 127 if _NOT_FOUND.search(explanation) else 126 if _DENIED.search(explanation) else None
+    if "exec" not in explanation and code is not None:
         code = None
-    cause = said.removesuffix(": unknown").rpartition("starting container process caused: ")[2]
-    return StartError(f"{doing}: {cause or said}", exit_code=code)
+    cause = explanation.removesuffix(": unknown").rpartition("starting container process caused: ")[
+        2
+    ]
+    return StartError(f"{doing}: {cause or explanation}", exit_code=code)

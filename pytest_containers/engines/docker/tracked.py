@@ -146,9 +146,9 @@ class TrackedContainer:
             return "removed"
         state = self._inspect()["State"]
         status = state.get("Status") or ("running" if state["Running"] else "exited")
-        known = {"dead": "exited", "removing": "removed", "restarting": "running"}
-        known |= {"stopped": "exited", "stopping": "running"}  # of Podman
-        return cast("Status", known.get(status, status))
+        statuses = {"dead": "exited", "removing": "removed", "restarting": "running"}
+        statuses |= {"stopped": "exited", "stopping": "running"}  # of Podman
+        return cast("Status", statuses.get(status, status))
 
     @property
     def exit_code(self) -> int | None:
