@@ -16,7 +16,7 @@ from pytest_containers.runtime.wire.peer import Peer
 from pytest_containers.runtime.wire.tasks import Future, run_task
 
 _KINDS, _OF_A_KIND = 4, 4
-_MAKE_AFTER_S, _REMOVE_AFTER_S = 0.003, 0.02
+_MAKE_AFTER_S, _REMOVE_AFTER_S, _RENEW_AFTER_S = 0.003, 0.02, 0.002
 
 
 class CgroupStock:
@@ -39,6 +39,7 @@ class CgroupStock:
         self._ready: dict[str, deque[Cgroup]] = {}
         self._put_back: weakref.WeakSet[Cgroup] = weakref.WeakSet()
         self._making = False
+        self._renewing = False
         self._taken: weakref.WeakSet[Cgroup] = weakref.WeakSet()
         self._removed: Batch[str] = Batch(loop, _REMOVE_AFTER_S, self._remove_all)
 
@@ -70,8 +71,11 @@ class CgroupStock:
         waiting = self._ready.get(_kind_of(next_one.resources))
         if waiting is None or len(waiting) >= _OF_A_KIND:
             self._drop(next_one)
-        else:
-            waiting.append(next_one)
+            return
+        waiting.append(next_one)
+        if not self._renewing:
+            self._renewing = True
+            self._loop.call_at_leisure(_RENEW_AFTER_S, self._renew)
 
     def leave_namespace(self) -> None:
         """Let go of what is outside of the supervisor's new cgroup namespace."""
@@ -85,7 +89,7 @@ class CgroupStock:
         """Return the first that is as new."""
         for _ in range(len(waiting)):
             cgroup = waiting.popleft()
-            if cgroup.is_new or cgroup.renew():
+            if cgroup.is_ready or cgroup.renew():
                 return cgroup
             if not cgroup.reusable or cgroup in self._put_back:
                 self._drop(cgroup)
@@ -93,6 +97,14 @@ class CgroupStock:
                 self._put_back.add(cgroup)
                 waiting.append(cgroup)
         return None
+
+    def _renew(self) -> None:
+        """Do ahead what `take` would have to do; what cannot be done yet, it does."""
+        self._renewing = False
+        for waiting in self._ready.values():
+            for cgroup in waiting:
+                if not cgroup.is_ready:
+                    cgroup.renew()
 
     def _drop(self, cgroup: Cgroup) -> None:
         key = cgroup.key
