@@ -59,11 +59,12 @@ class Reference(NamedTuple):
     def familiar(self) -> str:
         """As people write it: without Docker Hub's host and ``library/``."""
         name = f"{self.registry}/{self.repository}"
-        if self.registry == DEFAULT_REGISTRY:
+        if self.registry == DEFAULT_REGISTRY and not _begins_with_host(self.repository):
             name = self.repository
             short = name.removeprefix("library/")
-            # Else it would read as another repository, or as a source.
-            name = short if "/" not in short and short not in _SOURCES else name
+            # Else it would read as another repository, as a source, or as an id.
+            if "/" not in short and short not in _SOURCES and not _is(_HEX_ID, short):
+                name = short
         return name + self._suffix()
 
     def _suffix(self) -> str:
@@ -138,9 +139,8 @@ def parse_reference(reference: str) -> Reference:
         )
     if _is(_HEX_ID, rest):
         raise _bad(reference, "64 hex digits are an image id, not a name")
-    first, slash, remainder = rest.partition("/")
-    if slash and (first == "localhost" or "." in first or ":" in first or first.lower() != first):
-        registry, rest = first, remainder
+    if _begins_with_host(rest):
+        registry, _, rest = rest.partition("/")
     else:
         registry = DEFAULT_REGISTRY
     if not _is(_HOST, registry):
@@ -163,6 +163,13 @@ def parse_reference(reference: str) -> Reference:
     if len(registry) + 1 + len(path) > _MAX_NAME:
         raise _bad(reference, f"its name is longer than {_MAX_NAME} characters")
     return Reference(registry, path, tag or (None if digest else DEFAULT_TAG), digest or None)
+
+
+def _begins_with_host(name: str) -> bool:
+    """True if the first part of a name is that of a registry, and not of a repository."""
+    first, slash, _ = name.partition("/")
+    host = first == "localhost" or "." in first or ":" in first or first.lower() != first
+    return bool(slash) and host
 
 
 def _bad(reference: str, why: str) -> ImageError:

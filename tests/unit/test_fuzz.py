@@ -78,6 +78,13 @@ def test_a_harness_finds_a_layer_that_gets_out(monkeypatch: pytest.MonkeyPatch) 
 # ------------------------------------------------------------------------- findings
 
 
+@pytest.mark.parametrize("repository", ["docker.po1/r", "localhost/r", f"library/{'0' * 64}"])
+def test_a_familiar_name_that_would_name_another_image_is_written_in_full(repository: str) -> None:
+    parsed = reference.parse(f"docker.io/{repository}:1")
+    assert isinstance(parsed, reference.Reference)
+    assert reference.parse(parsed.familiar) == parsed
+
+
 def refused_config(**run: Any) -> str:
     with pytest.raises(ImageError) as caught:
         manifests.parse_config({**archives.CONFIG, "config": run}, "image x")
