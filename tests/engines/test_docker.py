@@ -309,6 +309,7 @@ def test_images_of_layouts_and_archives(
             assert container.image.name == name
 
 
+@pytest.mark.long
 @docker
 def test_states_hold_what_is_in_volumes(engine: DockerEngine, tmp_path: Path) -> None:
     dockerfile = f'FROM {dockerd.IMAGE}\nVOLUME /data\nCMD ["sleep", "1000"]\n'

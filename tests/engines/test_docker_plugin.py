@@ -73,6 +73,7 @@ def labelled(daemon: dockerd.Daemon) -> str:
     return daemon.call("ps", "-aq", label) + daemon.call("network", "ls", "-q", label)
 
 
+@pytest.mark.long
 def test_fixtures_seeds_endpoints_and_shared_containers(run: Run, daemon: dockerd.Daemon) -> None:
     before = labelled(daemon)
     result = run(CODE, "--containers-engine=docker", "-v")

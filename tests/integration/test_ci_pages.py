@@ -146,7 +146,7 @@ def _steps(shims: Path, steps: Sequence[dict[str, object]], **environ: str) -> l
     return log.read_text().splitlines() if log.exists() else []
 
 
-@pytest.mark.parametrize("restricted", ["0", "1"])
+@pytest.mark.parametrize("restricted", ["0", pytest.param("1", marks=pytest.mark.long)])
 def test_the_action(shims: Path, tmp_path: Path, restricted: str) -> None:
     steps = yaml.safe_load(ACTION.read_text())["runs"]["steps"]
     with tarfile.open(tmp_path / "root.tar", "w") as tar:

@@ -322,7 +322,7 @@ def test_fresh_states_replace_others(fleet: Fleet, place: str) -> None:
     assert (third.image().id, third.calls) == (renewed.id, 0)
 
 
-@pytest.mark.parametrize("status", [403, 405])
+@pytest.mark.parametrize("status", [403, pytest.param(405, marks=pytest.mark.long)])
 def test_without_permission_to_push_states_are_used_and_it_is_told_once(
     fleet: Fleet, place: str, proxy: Proxy, status: int
 ) -> None:
@@ -337,7 +337,7 @@ def test_without_permission_to_push_states_are_used_and_it_is_told_once(
     assert untrusted.warnings[0].endswith("this run uses what is there and pushes nothing")
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("status", [pytest.param(400, marks=pytest.mark.long), 404])
 def test_a_registry_that_sees_half_of_what_another_pushes(
     fleet: Fleet, place: str, proxy: Proxy, status: int
 ) -> None:
@@ -420,8 +420,11 @@ def test_a_registry_that_fails_later(fleet: Fleet, place: str, proxy: Proxy) -> 
     [
         Rule("GET .*/blobs/", times=99, flip_at=20),
         Rule("GET .*/blobs/", times=99, cut_after=20),
-        Rule("GET .*/manifests/sha256", times=99, body=lambda data: data[:-1] + b" "),
-        Rule("GET .*/manifests/sha256", times=99, status=404),
+        pytest.param(
+            Rule("GET .*/manifests/sha256", times=99, body=lambda data: data[:-1] + b" "),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(Rule("GET .*/manifests/sha256", times=99, status=404), marks=pytest.mark.long),
     ],
     ids=["poisoned", "truncated", "another manifest", "no manifest"],
 )

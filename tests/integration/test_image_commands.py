@@ -38,6 +38,7 @@ def cli(tmp_path: Path) -> Cli:
     return run
 
 
+@pytest.mark.long
 def test_from_pull_to_prune(
     cli: Cli, proxy: Proxy, published: Callable[[str], str], tmp_path: Path
 ) -> None:

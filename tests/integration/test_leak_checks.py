@@ -119,6 +119,7 @@ def test_nothing_is_counted_that_everybody_makes() -> None:
     assert "isolate() comes before counting" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.needs("root")
 def test_a_test_that_leaves_a_mount_is_told(pytester: pytest.Pytester) -> None:
     """With the fixture of this suite, in a session of its own."""

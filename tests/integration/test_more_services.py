@@ -217,7 +217,7 @@ def of_host(name: str) -> object:
     own = {"DockerRegistry": "docker-registry"}
     marks = [pytest.mark.needs(own.get(name, name.lower()))]
     marks += [pytest.mark.needs("id range")] if name == "OpenSSH" else []
-    marks += [pytest.mark.slow] if name in ("ZooKeeper", "Moto") else []
+    marks += [pytest.mark.slow, pytest.mark.long] if name in ("ZooKeeper", "Moto") else []
     return pytest.param(name, marks=marks)
 
 

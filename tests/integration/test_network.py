@@ -253,6 +253,7 @@ def test_two_runs_at_once_never_clash(engine: pc.Engine) -> None:
                 assert one.ip.split(".")[1] != two.ip.split(".")[1]
 
 
+@pytest.mark.long
 def test_a_network_of_more_containers_than_a_block_has_addresses(
     engine: pc.Engine, networks: Callable[..., pc.Network], can: Can
 ) -> None:

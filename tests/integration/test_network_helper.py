@@ -661,6 +661,7 @@ def test_networks_one_after_the_other_need_few_bridges(any_lab: Lab) -> None:
     assert lab.inside(lab.netns_fd, _count_links)[1] <= 8
 
 
+@pytest.mark.long
 def test_a_bridge_that_is_used_again_is_as_new(any_lab: Lab) -> None:
     lab = any_lab
     lab.networks._more_numbers._free.clear()

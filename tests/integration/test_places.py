@@ -236,7 +236,7 @@ class TestInDocker:
         done = in_docker(FACTS, options=[*FLAGS, "--user=1000:1000", *capable])
         assert done.stdout == "range \n", done.stderr
 
-    @pytest.mark.parametrize("user", ["0:0", "4321:4321"])
+    @pytest.mark.parametrize("user", [pytest.param("0:0", marks=pytest.mark.long), "4321:4321"])
     def test_a_masked_proc_is_shared(self, in_docker: InDocker, user: str) -> None:
         """As in a pod of Kubernetes: without a /proc of their own, containers are apart still."""
         options = [FLAGS[0], f"--user={user}"]

@@ -81,6 +81,7 @@ def suite(tmp_path: Path, proxy: Proxy, published: Publish) -> Callable[..., tup
     return run
 
 
+@pytest.mark.long
 def test_a_line_in_logs(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
     code, text = suite()
     assert code == 0
@@ -96,6 +97,7 @@ def test_quiet_is_quiet(suite: Callable[..., tuple[int, str]]) -> None:
     assert (code, text.count("containers: pulled")) == (0, 0)
 
 
+@pytest.mark.long
 def test_bars_on_a_terminal(suite: Callable[..., tuple[int, str]], proxy: Proxy) -> None:
     is_drawn = threading.Event()
 

@@ -78,7 +78,9 @@ def test_while_a_layer_arrives(
     assert resumed[-1]["Range"] == "bytes=2500000-"
 
 
-@pytest.mark.parametrize("request_path", ["manifests/", "blobs/"])
+@pytest.mark.parametrize(
+    "request_path", ["manifests/", pytest.param("blobs/", marks=pytest.mark.long)]
+)
 def test_while_the_registry_does_not_answer(
     proxy: Proxy, big: tuple[str, str], tmp_path: Path, request_path: str
 ) -> None:

@@ -229,7 +229,7 @@ def test_clones_of_databases_have_what_was_committed(start, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [of_host("Postgres"), of_host("MariaDB")])
-@pytest.mark.parametrize("label", [None, "seeded:1"])
+@pytest.mark.parametrize("label", [None, pytest.param("seeded:1", marks=pytest.mark.long)])
 def test_a_server_on_a_snapshot_serves_what_it_has(start, engine, name: str, label) -> None:
     def more(db: SqlService) -> None:
         db.sql("insert into t values (2)")

@@ -44,6 +44,7 @@ def test_a_change_is_seen_by_the_next_run(run, pytester, app: Path) -> None:
     assert (pytester.path / "said").read_text() == "one\n" * 3 + "two\n" * 3
 
 
+@pytest.mark.long
 def test_another_image_may_be_named(run, pytester, app: Path) -> None:
     (app / "Dockerfile").write_text("FROM host:\nRUN false\n")
     result = run(

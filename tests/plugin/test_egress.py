@@ -31,7 +31,9 @@ def test_not_ready(containers):
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["plain", "xdist"])
+@pytest.mark.parametrize(
+    "workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.long)], ids=["plain", "xdist"]
+)
 def test_the_report_tells_what_was_refused(run, workers: list[str]) -> None:
     if workers:
         pytest.importorskip("xdist")

@@ -83,6 +83,7 @@ def test_containers_of_failed_tests_stay(run, capfd, workers: list[str]) -> None
     assert cli.main(["exec", "box", "getent", "hosts", "wide"]) == 0  # the networks are there
 
 
+@pytest.mark.long
 def test_all_stay_up_to_the_limit(run, pytester: pytest.Pytester, capfd) -> None:
     pytester.makeini("[pytest]\ncontainers_keep = all\ncontainers_keep_limit = 2\n")
     result = run(

@@ -40,7 +40,7 @@ def seeded(project: pytest.Pytester) -> int:
     return len((project.path / "seeded").read_text())
 
 
-@pytest.mark.parametrize("workers", ["0", "3"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "3"])
 def test_once_for_all_tests_workers_and_runs(run, project, workers: str) -> None:
     for _ in range(2):
         run(SEEDED, "-n", workers).assert_outcomes(passed=4)

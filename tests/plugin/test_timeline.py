@@ -178,6 +178,7 @@ class TestInBrowser:
         assert "db" in browser.evaluate(nested)
         assert browser.evaluate("document.querySelectorAll('.track i').length") > 15
 
+    @pytest.mark.long
     def test_output_and_names_are_text(self, folder: Path, browser: Browser) -> None:
         browser.open(folder / "report.html")
         browser.evaluate("document.querySelectorAll('.bar').forEach((bar) => bar.click())")
@@ -325,6 +326,7 @@ def workers_data(run: Any, pytester: pytest.Pytester, suite: str, *arguments: st
     return data, lives
 
 
+@pytest.mark.long
 def test_workers_send_their_rows(run, pytester: pytest.Pytester) -> None:
     data, lives = workers_data(run, pytester, WORKERS, "-n2")
     assert lines_of(lives["shared"]) == ["shared"]

@@ -27,6 +27,7 @@ def collections() -> Iterator[list[int]]:
     gc.enable()
 
 
+@pytest.mark.long
 def test_everything_after_so_many_containers(collections: list[int]) -> None:
     loop = Loop()
     cleaning = Cleaning(loop, every=3)
