@@ -13,7 +13,8 @@ from helpers import leaks
 from pytest_containers.linux import cgroups
 
 PREFIX = "pytest-containers-"
-TEST_PREFIX = f"{PREFIX}test-"
+TEST_PREFIX = f"test-of-{PREFIX}"
+"""Not that of runs: another one would take it for the rest of a dead one, and empty it."""
 
 
 def own_path(controller: str) -> Path:
@@ -60,6 +61,13 @@ def used_by_runs() -> list[Path]:
 def of_containers(run: Path) -> list[Path]:
     """Return the cgroups of containers below that of a run, those that wait for one included."""
     return [path for path in run.glob("*/") if path.name != "supervisor"]
+
+
+def counts_anew() -> bool:
+    """True if a cgroup of memory can forget its peak: of version 2, from Linux 6.12."""
+    trees = cgroups.hierarchies()
+    old = any("memory" in tree.controllers and tree.version == 1 for tree in trees)
+    return old or tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
 
 
 def processes_of(leaf: Path) -> str:

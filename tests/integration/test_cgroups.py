@@ -150,14 +150,14 @@ class TestLimits:
             assert container.wait(60) == 0
 
     def test_after_a_restart(self, engine: pc.Engine) -> None:
-        with _shell(engine, "nproc", cpuset="1") as container:
+        with _shell(engine, "nproc", cpuset="0") as container:
             container.wait(60)
             container.restart()
             container.wait(60)
             assert container.logs().stdout == "1\n1\n"
 
     def test_a_clone_has_them_too(self, engine: pc.Engine) -> None:
-        with _shell(engine, "nproc; sleep 100", cpuset="1") as container, container.clone() as twin:
+        with _shell(engine, "nproc; sleep 100", cpuset="0") as container, container.clone() as twin:
             pc.wait.log("1").until(twin, pc.wait.Deadline(60))
 
 
@@ -214,7 +214,7 @@ class TestTheNextContainer:
                 assert stats.cpu_s < 0.2
                 assert not c.inspect().oom_killed
                 assert not c.logs().stderr
-        assert again
+        assert again or not cgroups.counts_anew()
 
 
 class TestStats:
