@@ -48,8 +48,9 @@ def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
 
 
 def set_name(name: str) -> None:
-    """The name that ps(1) shows, 15 bytes at most."""
-    syscall(NR["prctl"], PR_SET_NAME, name.encode()[:15])
+    """Set the name that ps(1) shows, 15 bytes at most; where that is refused, it has another."""
+    with contextlib.suppress(OSError):
+        syscall(NR["prctl"], PR_SET_NAME, name.encode()[:15])
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -251,9 +251,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     notes = "\n".join(getattr(error, "__notes__", []))
     if not isinstance(error, pc.ContainersError):
         notes = "".join(traceback.format_exception(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    importing = bool(frames) and frames[-1].filename.startswith("<frozen importlib")
     return {
         "outcome": type(error).__name__, "ours": isinstance(error, pc.ContainersError),
-        "names": isinstance(error, OSError) and bool(error.filename),
+        "names": isinstance(error, OSError) and (bool(error.filename) or importing),
         "message": str(error), "notes": notes[-3000:],
     }  # fmt: skip
 

@@ -39,6 +39,7 @@ from pytest_containers.runtime.wire.operations.run import StartRun
 if TYPE_CHECKING:
     from pytest_containers.runtime.launcher.server import Launcher
 
+_ENDING_S = 1.0
 _NAMESPACES = (
     CLONE_NEWUSER
     | CLONE_NEWNS
@@ -156,10 +157,11 @@ def _supervisor_alive(pidfd: int) -> Iterator[None]:
     try:
         yield
     except OSError:
-        if select.select([pidfd], [], [], 0)[0]:
+        # It may be ending: its namespaces go first.
+        if select.select([pidfd], [], [], _ENDING_S)[0]:
             raise FaultError(
                 "RunLostError",
-                "the run of containers is gone: its supervisor was killed while it started",
+                "the run of containers is gone: its supervisor ended while it started",
             ) from None
         raise
 
