@@ -89,6 +89,9 @@ def choose(mode: str = "auto", home: str = "") -> Identity:
     Args:
         mode: ``"auto"``, or a mode, to get a lesser one than possible.
         home: The image store.
+
+    Raises:
+        OSError: This cannot be known now, such as for want of descriptors.
     """
     uid, gid = os.geteuid(), os.getegid()
     reason = ""
@@ -266,10 +269,16 @@ def _mapped(ranges: Sequence[Range], first: int | None = None) -> Map:
 
 
 def may_open_trees() -> bool:
-    """Check whether this process may copy mounts: CAP_SYS_ADMIN where it counts."""
+    """Check whether this process may copy mounts: CAP_SYS_ADMIN where it counts.
+
+    Raises:
+        OSError: This cannot be known now, such as for want of descriptors.
+    """
     try:
         os.close(open_tree("/", AT_FDCWD))
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise
         return False
     return True
 

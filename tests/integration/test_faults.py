@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,10 @@ from helpers.layouts import Layout, layer, member
 
 import pytest_containers as pc
 from pytest_containers.engines import health
+from pytest_containers.engines.native.inside import RunInside
 from pytest_containers.images.store.store import Store
 from pytest_containers.linux.mount import mount, umount
+from pytest_containers.runtime import identity
 from pytest_containers.runtime.wire import client
 from pytest_containers.runtime.wire.client import last_words
 from pytest_containers.runtime.wire.defects import defect
@@ -306,3 +310,19 @@ def test_two_versions_on_one_store(tmp_path: Path) -> None:
         image = container.snapshot()
         assert engine.run(image, ["true"]).wait(60) == 0
     assert (tmp_path / "later" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
+def test_ids_are_not_chosen_by_a_call_that_fails_for_another_reason(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Layers would be named for others; the run knows its own."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(identity, "open_tree", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    run: Any = SimpleNamespace(facts=SimpleNamespace(id_map_class="of the run"))
+    inside = RunInside(lambda: run, lambda: None, "root", "")
+    assert (inside.id_map_class == "of the run") == (code == errno.EMFILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_containers.engines.native.jobs import call_job
@@ -47,9 +48,10 @@ class RunInside:
         if not self._expected and self._identity and sys.platform == "linux":
             from pytest_containers.runtime.identity import choose, is_certain
 
-            identity = choose(self._identity, self._home)
-            if is_certain(identity):
-                self._expected = identity.id_map_class
+            with suppress(OSError):  # of few descriptors; the run knows
+                identity = choose(self._identity, self._home)
+                if is_certain(identity):
+                    self._expected = identity.id_map_class
         return self._expected or self._client().facts.id_map_class
 
     def call(

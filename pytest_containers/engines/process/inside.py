@@ -29,7 +29,10 @@ class LocalInside:
         """The class of id maps: that of the identity ``root``."""
         from pytest_containers.runtime.identity import choose
 
-        return choose("root").id_map_class
+        try:
+            return choose("root").id_map_class
+        except OSError as error:
+            raise ImageError(f"the ids of containers cannot be known: {error.strerror}") from None
 
     def call(
         self, job: Job[Any, Any], args: Mapping[str, Any], fds: Sequence[int]
