@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -464,28 +465,79 @@ def test_more_networks_than_the_daemon_has_addresses_for(engine: DockerEngine) -
             network.remove(wait=False)
 
 
-@pytest.mark.slow
+def until_it_listens(port: int) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def ssh_alias(
+    daemon: dockerd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A name of `ssh` that leads to a server on this machine, whose Docker is the daemon."""
+    for name in ("host", "own"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name]
+        subprocess.run(command, check=True)
+    separate = Path("/run/sshd")  # what it is without privileges, until a key is accepted
+    made = not separate.exists()
+    separate.mkdir(exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    server = [
+        "/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", str(tmp_path / "host"),
+        "-o", f"ListenAddress=127.0.0.1:{port}", "-o", "PidFile=none", "-o", "UsePAM=no",
+        "-o", f"AuthorizedKeysFile={tmp_path / 'own.pub'}", "-o", "StrictModes=no",
+        "-o", f"SetEnv=DOCKER_HOST={daemon.url}",
+    ]  # fmt: skip
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host alias\n HostName 127.0.0.1\n Port {port}\n IdentityFile {tmp_path / 'own'}\n"
+        f" UserKnownHostsFile {tmp_path / 'known'}\n StrictHostKeyChecking accept-new\n"
+    )
+    program = tmp_path / "bin" / "ssh"  # OpenSSH takes the home directory of the account
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with daemon.entered(), subprocess.Popen(server, stderr=subprocess.DEVNULL) as process:
+        until_it_listens(port)
+        yield "alias"
+        process.terminate()
+    if made:
+        separate.rmdir()
+
+
 @docker
 @pytest.mark.long
-def test_a_daemon_by_ssh(
-    daemon: dockerd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Through the program that Docker runs at the other end; `ssh` only has to start it."""
-    ssh = tmp_path / "ssh"
-    dial = " ".join([*daemon.client, "system", "dial-stdio"])
-    ssh.write_text(f'#!/bin/sh\n[ "$1" = -G ] && echo hostname 127.0.0.1 || exec {dial}\n')
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+def test_a_daemon_by_ssh(daemon: dockerd.Daemon, tmp_path: Path, ssh_alias: str) -> None:
+    """Through OpenSSH, its configuration and keys, to the program that Docker runs there."""
     with (
-        daemon.entered(),
-        DockerEngine(endpoint="ssh://user@alias", home=tmp_path) as engine,
+        DockerEngine(endpoint=f"ssh://root@{ssh_alias}", home=tmp_path) as engine,
         engine.run(dockerd.IMAGE, ["python3", "-c", SERVER], ports=[8000]) as container,
     ):
         assert container.address(8000)[0] == "127.0.0.1"
         assert container.exec(["cat"], input="through", text=True).stdout == "through"
+        container.write_text("/srv/file", "copied")
+        assert container.read_text("/srv/file") == "copied"
         run = engine.facts["run"]
         assert left(daemon, run)
     assert not left(daemon, run)
+
+
+@docker
+@pytest.mark.long
+def test_keys_that_ssh_does_not_take(tmp_path: Path, ssh_alias: str) -> None:
+    (tmp_path / "own.pub").write_text("")
+    with (
+        DockerEngine(endpoint=f"ssh://root@{ssh_alias}", home=tmp_path) as engine,
+        pytest.raises(pc.UnsupportedError, match="ssh failed: .*Permission denied"),
+    ):
+        engine.start()
 
 
 INSIDE = """
