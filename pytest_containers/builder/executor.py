@@ -21,6 +21,7 @@ from pytest_containers.images.store.build_steps import Steps
 from pytest_containers.images.store.library import Library
 from pytest_containers.model.build import BuildOptions
 from pytest_containers.model.errors import BuildError, hide_frames
+from pytest_containers.model.threads import starting_threads
 
 __tracebackhide__ = hide_frames
 
@@ -263,11 +264,19 @@ class _Pipe:
     """A pipe that a thread fills."""
 
     def __init__(self, feed: Feed) -> None:
-        self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
         self._feed = feed
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        with ExitStack() as undo:
+            try:
+                self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, self.reader)
+                undo.callback(os.close, self._writer)
+                with starting_threads():
+                    self.thread.start()
+            except OSError as error:
+                raise BuildError(_cannot_send(error), errno=error.errno) from None
+            undo.pop_all()
 
     def _run(self) -> None:
         try:
@@ -275,7 +284,7 @@ class _Pipe:
         except BrokenPipeError:
             pass  # the job has failed, and says why
         except OSError as error:
-            self._error = BuildError(f"send files to a step: {error.strerror}", errno=error.errno)
+            self._error = BuildError(_cannot_send(error), errno=error.errno)
         except BaseException as error:  # noqa: BLE001 - raised by `check`
             self._error = error
         finally:
@@ -284,6 +293,10 @@ class _Pipe:
     def check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _cannot_send(error: OSError) -> str:
+    return f"send files to a step: {error.strerror}"
 
 
 @contextmanager

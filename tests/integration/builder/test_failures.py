@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,26 @@ def test_a_run_may_write_to_the_disk(build: Build, builder: pc.Engine) -> None:
     with pytest.raises(pc.DockerfileError) as caught:
         build("FROM base:1\nRUN cat /dev/zero > /x\n", scratch="disk", scratch_size_bytes=10 << 20)
     assert "killed: the writable layer outgrew 10485760 bytes" in caught.value.message
+
+
+@pytest.mark.parametrize("what", ["pipe", "thread"])
+def test_a_machine_that_has_no_more_is_told(
+    build: Build, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def no_pipe(_: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        if what == "pipe":
+            patch.setattr(os, "pipe2", no_pipe)
+        else:
+            patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(pc.BuildError) as caught:
+            build(f"FROM base:1\nCOPY <<EOF /file\n{what}\nEOF\n")
+    code = errno.EMFILE if what == "pipe" else errno.EAGAIN
+    assert f"send files to a step: {os.strerror(code)}" in str(caught.value)
+    assert len(os.listdir("/proc/self/fd")) <= before
