@@ -113,7 +113,7 @@ class TestAttacks:
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
-                output, _ = victim.communicate(timeout=30)
+                output, _ = victim.communicate(timeout=100)
             except subprocess.TimeoutExpired:
                 _thaw(folders)
                 victim.kill()
@@ -144,7 +144,7 @@ class TestAttacks:
         ):
             container.wait(60)
             output = str(container.logs())
-        assert "pids.max" in output
+        assert "cgroup.procs" in output  # of version 2, its own has no limits at all
         assert "Cannot fork" in output
 
 
