@@ -58,14 +58,19 @@ class Reference(NamedTuple):
     @property
     def familiar(self) -> str:
         """As people write it: without Docker Hub's host and ``library/``."""
-        name = f"{self.registry}/{self.repository}"
-        if self.registry == DEFAULT_REGISTRY and not _begins_with_host(self.repository):
-            name = self.repository
-            short = name.removeprefix("library/")
-            # Else it would read as another repository, as a source, or as an id.
-            if "/" not in short and short not in _SOURCES and not _is(_HEX_ID, short):
-                name = short
-        return name + self._suffix()
+        if self.registry != DEFAULT_REGISTRY or _begins_with_host(self.repository):
+            return str(self)
+        if _is(_HEX_ID, self.repository.removeprefix("library/")):
+            return self.repository + self._suffix()  # else it would read as an id
+        return self.in_hub
+
+    @property
+    def in_hub(self) -> str:
+        """Its name within Docker Hub, or in what stands for it."""
+        name = self.repository
+        short = name.removeprefix("library/")
+        # Else it would read as another repository, or as a source.
+        return (short if "/" not in short and short not in _SOURCES else name) + self._suffix()
 
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")

@@ -28,6 +28,8 @@ from pytest_containers.images import reference
 from pytest_containers.images.formats import archives as formats
 from pytest_containers.images.jobs.unpack import unpack_layer
 from pytest_containers.images.reference import ArchiveSource
+from pytest_containers.images.registry.settings import substitute
+from pytest_containers.model.engine_options import RegistrySettings
 from pytest_containers.model.errors import ImageError, SettingsError, SpecError
 from pytest_containers.model.settings import Settings
 from pytest_containers.runtime.wire.channel import Channel, ChannelClosed
@@ -80,9 +82,11 @@ def test_a_harness_finds_a_layer_that_gets_out(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("repository", ["docker.po1/r", "localhost/r", f"library/{'0' * 64}"])
 def test_a_familiar_name_that_would_name_another_image_is_written_in_full(repository: str) -> None:
-    parsed = reference.parse(f"docker.io/{repository}:1")
+    parsed = reference.parse(f"docker.io/{repository}@sha256:{'1' * 64}")
     assert isinstance(parsed, reference.Reference)
     assert reference.parse(parsed.familiar) == parsed
+    prefixed = substitute(RegistrySettings(hub_prefix="mirror.example/hub"), parsed)
+    assert prefixed.repository == f"hub/{repository.removeprefix('library/')}"
 
 
 def refused_config(**run: Any) -> str:

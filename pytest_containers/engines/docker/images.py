@@ -116,10 +116,9 @@ class ImageFinder:
         return facts.get("Healthcheck")
 
     def _prefixed(self, parsed: Reference) -> str:
-        name = parsed.familiar
         if self._hub_prefix and parsed.registry == DEFAULT_REGISTRY:
-            return self._hub_prefix + name
-        return name
+            return self._hub_prefix + parsed.in_hub
+        return parsed.familiar
 
     def _of_registry(self, reference: str, name: str, policy: PullPolicy) -> DockerImage:
         image = self.inspect(name, reference)

@@ -23,7 +23,7 @@ def substitute(settings: RegistrySettings, reference: Reference) -> Reference:
     if not prefix or reference.registry != DEFAULT_REGISTRY:
         return reference
     joint = "" if prefix.endswith("/") else "/"
-    name = f"{prefix}{joint}{reference.familiar}"
+    name = f"{prefix}{joint}{reference.in_hub}"
     try:
         return parse_reference(name)
     except ImageError as error:
