@@ -27,7 +27,7 @@ from pytest_containers.engines import health
 from pytest_containers.engines.native.inside import RunInside
 from pytest_containers.images.store.store import Store
 from pytest_containers.linux.mount import mount, umount
-from pytest_containers.runtime import identity
+from pytest_containers.runtime import identity, newuidmap
 from pytest_containers.runtime.wire import client
 from pytest_containers.runtime.wire.client import last_words
 from pytest_containers.runtime.wire.defects import defect
@@ -312,7 +312,7 @@ def test_two_versions_on_one_store(tmp_path: Path) -> None:
     assert (tmp_path / "later" / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM, errno.EINVAL])
 def test_ids_are_not_chosen_by_a_call_that_fails_for_another_reason(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -323,6 +323,7 @@ def test_ids_are_not_chosen_by_a_call_that_fails_for_another_reason(
 
     monkeypatch.setattr(identity, "open_tree", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(newuidmap, "missing_capabilities", lambda *_: [])
     run: Any = SimpleNamespace(facts=SimpleNamespace(id_map_class="of the run"))
     inside = RunInside(lambda: run, lambda: None, "root", "")
     assert (inside.id_map_class == "of the run") == (code == errno.EMFILE)

@@ -32,7 +32,7 @@ from pytest_containers.runtime.wire.dispatch import (
     receive_operation,
     send_operation,
 )
-from pytest_containers.runtime.wire.faults import FaultError
+from pytest_containers.runtime.wire.faults import FaultError, refused
 from pytest_containers.runtime.wire.operations.networks import SetUpNetworks
 from pytest_containers.runtime.wire.operations.run import StartRun
 
@@ -128,7 +128,11 @@ def _start(client: Channel, controller_fd: int, request: StartRun) -> Launcher:
         )
 
     flags = _NAMESPACES & ~CLONE_NEWNET if on_host else _NAMESPACES
-    pid, pidfd, identity = clone(flags, identities.choose(request.identity, request.home), child)
+    try:
+        chosen = identities.choose(request.identity, request.home)
+    except OSError as error:
+        raise FaultError.of(refused("choose the ids of containers", error)) from None
+    pid, pidfd, identity = clone(flags, chosen, child)
     supervisor_link.close()
     to_networks.close()
     # All of /proc/PID is needed before "go": afterwards the supervisor cannot be looked into.
