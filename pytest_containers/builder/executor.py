@@ -267,16 +267,17 @@ class _Pipe:
         self._feed = feed
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
-        with ExitStack() as undo:
-            try:
-                self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
-                undo.callback(os.close, self.reader)
-                undo.callback(os.close, self._writer)
-                with starting_threads():
-                    self.thread.start()
-            except OSError as error:
-                raise BuildError(_cannot_send(error), errno=error.errno) from None
-            undo.pop_all()
+        try:
+            self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise BuildError(_cannot_send(error), errno=error.errno) from None
+        try:
+            with starting_threads():
+                self.thread.start()
+        except OSError as error:  # no thread has them
+            os.close(self.reader)
+            os.close(self._writer)
+            raise BuildError(_cannot_send(error), errno=error.errno) from None
 
     def _run(self) -> None:
         try:

@@ -110,6 +110,7 @@ def test_a_machine_that_has_no_more_is_told(
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    build("FROM base:1\nCOPY <<EOF /file\nEOF\n")  # the base is read once, by a thread
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
         if what == "pipe":
