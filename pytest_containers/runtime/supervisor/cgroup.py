@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ class Cgroup:
         self._reusable = False
         self._resets: dict[str, tuple[int, bytes]] = {}
         self._open: dict[tuple[int, str], int] = {}
+        self._was_unreadable = False
         self.tasks: Sequence[int] = ()
         self.into: int | None = None
         self._procs = -1
@@ -142,6 +144,7 @@ class Cgroup:
 
     def renew(self) -> bool:
         """Have them count from the beginning; False if they cannot, at least not yet."""
+        self._was_unreadable = False
         most_left = min(_MOST_LEFT_BYTES, (self.memory_limit_bytes or sys.maxsize) // _LEFT_PART)
         if self.memory_bytes() > most_left:  # not freed yet, or files that the kernel has read
             return False
@@ -154,8 +157,8 @@ class Cgroup:
         self._seen_kills = self._memory_kills()
         if "cpuacct" in self._directories or self.into is not None:
             self._cpu_s_before += self.cpu_s()
-        self.is_ready = True
-        return True
+        self.is_ready = not self._was_unreadable  # for want of descriptors: what was read is no 0
+        return self.is_ready
 
     @property
     def reusable(self) -> bool:
@@ -241,5 +244,7 @@ class Cgroup:
                 fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
                 self._open[directory, name] = fd
             return os.pread(fd, _MOST_READ_BYTES, 0).decode()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                self._was_unreadable = True
             return ""
