@@ -31,7 +31,7 @@ _KINDS = (
     ("/containers/json?all=1", "?force=1&v=1"),
     ("/networks", ""),
     ("/volumes", ""),
-    ("/images/json?all=1", "?force=1"),
+    ("/images/json", "?force=1"),
 )
 """What is listed, and with which options it is removed, in this order."""
 _NOT_HAD = (404, 501)
