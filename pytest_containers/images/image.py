@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pytest_containers.model.image import HealthCheck as HealthCheck
 from pytest_containers.model.image import ImageConfig as ImageConfig
@@ -86,6 +86,8 @@ class Image:
         base_id: Of a state: the id of the image below it, whose config it has.
         devices: Device nodes of its layers that every container has (`Device.name`).
     """
+
+    volumes_apart: ClassVar[bool] = False
 
     id: str
     name: str

@@ -68,6 +68,8 @@ class Image(Protocol):
         mounts: Read-only trees of the host on top of its layers; only ``host:`` has them.
         digest: The digest of its manifest; empty for ``host:``.
         base_id: The id of the image below a state, whose configuration the state has.
+        volumes_apart: True if what containers have in its volumes is not part of their own files:
+            a snapshot has to add it, and each container begins with a copy.
     """
 
     @property
@@ -82,3 +84,5 @@ class Image(Protocol):
     def digest(self) -> str: ...
     @property
     def base_id(self) -> str: ...
+    @property
+    def volumes_apart(self) -> bool: ...

@@ -31,6 +31,7 @@ from pytest_containers.services import checks
 from pytest_containers.services.certificates import CERTIFICATE, KEY
 from pytest_containers.services.extensions import PRELOADED, create_extensions
 from pytest_containers.services.init_scripts import run_scripts
+from pytest_containers.services.mounted import within
 from pytest_containers.services.sql import SqlService
 from pytest_containers.services.steps import maker_of, run_step
 from pytest_containers.state.facts import Inputs
@@ -44,6 +45,8 @@ __tracebackhide__ = hide_frames
 
 _LIB = Path("/usr/lib/postgresql")
 _DATA, _SOCKET = "/var/lib/postgresql/data", "/var/run/postgresql"
+_OWN_DATA = "/var/lib/own-postgresql/data"
+"""Instead of a volume of the image that each container would begin with a copy of."""
 # Packages install versions side by side; $0 is the program.
 _FIND = (
     "for d in /usr/bin /usr/lib/postgresql/*/bin; do [ -x $d/postgres ] && p=$d; done; "
@@ -156,7 +159,13 @@ class Postgres(SqlService):
         return settings + ([f"shared_preload_libraries={','.join(preloaded)}"] if preloaded else [])
 
     def _data(self, image: Image) -> str:
-        return self.env.get("PGDATA") or image.config.env.get("PGDATA") or _DATA
+        given = self.env.get("PGDATA")
+        data = given or image.config.env.get("PGDATA") or _DATA
+        may_choose = not given and image.config.user in ("", "0", "root")
+        if may_choose and image.volumes_apart:
+            in_volume = any(within(data, volume) for volume in image.config.volumes)
+            return _OWN_DATA if in_volume else data
+        return data
 
     def _env(self, image: Image) -> dict[str, str]:
         env = {**self.env, "PGDATA": self._data(image)}
@@ -205,6 +214,7 @@ class Postgres(SqlService):
             env = {
                 **self.client_env(),
                 **self.env,
+                "PGDATA": self._data(image),
                 "POSTGRES_INITDB_ARGS": f"--wal-segsize=1 --no-sync {given}".rstrip(),
             }
             # The entrypoint connects to the socket of a first server, as any first start does;

@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import dockerd
+from helpers import dockerd, leaks
 from helpers.layouts import Layout, busybox, layer
 
 import pytest_containers as pc
@@ -23,9 +24,12 @@ from pytest_containers.engines.choose import create_engine
 from pytest_containers.engines.docker import DockerEngine
 from pytest_containers.engines.docker.connection import Demultiplexer
 from pytest_containers.engines.docker.endpoint import DockerEndpoint, find_endpoint
+from pytest_containers.engines.docker.images import DockerImage
 from pytest_containers.engines.docker.listening import is_outside, open_ports
+from pytest_containers.images.image import Image
 from pytest_containers.linux import landlock
 from pytest_containers.model.engine import Engine
+from pytest_containers.model.image import ImageConfig
 
 RUN_LABEL = "io.github.pytest-containers.run"
 SERVER = (
@@ -329,7 +333,72 @@ def test_states_hold_what_is_in_volumes(engine: DockerEngine, tmp_path: Path) ->
     engine.states.drop([state])
 
 
+VOLUME = "/var/lib/postgresql/data"
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "env", "expected"),
+    [
+        (DockerImage, "", {}, "/var/lib/own-postgresql/data"),
+        (DockerImage, "", {"PGDATA": VOLUME}, VOLUME),
+        (DockerImage, "999", {}, VOLUME),  # it may make no directory
+        (DockerImage, "", {"PGDATA": "/data"}, "/data"),
+        (partial(Image, layers=()), "", {}, VOLUME),
+    ],
+    ids=["", "asked for", "of a user", "elsewhere", "native"],
+)
+def test_data_of_postgresql_is_not_copied_into_a_volume_by_each_start(
+    kind: Callable[..., pc.Image], user: str, env: dict[str, str], expected: str
+) -> None:
+    config = ImageConfig(
+        entrypoint=("docker-entrypoint.sh",), user=user, env={"PGDATA": VOLUME}, volumes=(VOLUME,)
+    )
+    image = kind(id="sha256:0", name="postgres", config=config)
+    service = pc.services.Postgres(image="postgres", env=env)
+    spec = service.serve(image)
+    command = list(spec.command or ())
+    assert command[command.index("-D") + 1] == expected == spec.env["PGDATA"]
+    (stage,) = service.prepare(image)
+    assert stage.spec.env["PGDATA"] == expected
+
+
 # ----------------------------------------------------------------------- the end of a run
+
+
+@docker
+def test_it_ends_at_once_where_a_state_of_volumes_stays(
+    daemon: dockerd.Daemon, tmp_path: Path
+) -> None:
+    """What the state was made of cannot be removed, and is none of what is left."""
+    (tmp_path / "Dockerfile").write_text(f'FROM {dockerd.IMAGE}\nVOLUME /data\nCMD ["true"]\n')
+    others = watchers_of(os.getpid())
+    with daemon.entered():
+        with DockerEngine(endpoint=daemon.url, home=tmp_path / "home") as engine:
+            base, key = engine.build(tmp_path), os.urandom(32).hex()
+            with engine.run(base, wait_ready=False) as container:
+                container.wait(60)
+                state = engine.states.keep(key, base, container.freeze, {})
+            assert watchers_of(os.getpid()) > others
+        assert watchers_of(os.getpid()) == others
+        with DockerEngine(endpoint=daemon.url, home=tmp_path / "home") as engine:
+            assert engine.states.candidates(key) == [state]
+            engine.states.drop([state])
+
+
+def watchers_of(pid: int) -> set[int]:
+    """Return the processes that remove what a process leaves in a daemon."""
+    return {
+        number
+        for number, process in leaks.process_table().items()
+        if process.parent == pid and b"docker.reaper" in cmdline(number)
+    }
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def left(daemon: dockerd.Daemon, run: str) -> str:
@@ -505,14 +574,17 @@ def ssh_alias(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     with daemon.entered(), subprocess.Popen(server, stderr=subprocess.DEVNULL) as process:
-        until_it_listens(port)
-        yield "alias"
-        process.terminate()
-    if made:
-        separate.rmdir()
+        try:
+            until_it_listens(port)
+            yield "alias"
+        finally:
+            process.terminate()
+            if made:
+                separate.rmdir()
 
 
 @docker
+@pytest.mark.needs("openssh")
 @pytest.mark.long
 def test_a_daemon_by_ssh(daemon: dockerd.Daemon, tmp_path: Path, ssh_alias: str) -> None:
     """Through OpenSSH, its configuration and keys, to the program that Docker runs there."""
@@ -530,6 +602,7 @@ def test_a_daemon_by_ssh(daemon: dockerd.Daemon, tmp_path: Path, ssh_alias: str)
 
 
 @docker
+@pytest.mark.needs("openssh")
 @pytest.mark.long
 def test_keys_that_ssh_does_not_take(tmp_path: Path, ssh_alias: str) -> None:
     (tmp_path / "own.pub").write_text("")

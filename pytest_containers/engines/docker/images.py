@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.images.manifest import parse_config
@@ -47,6 +47,8 @@ _NOT_FOUND = ("not found", "manifest unknown", "does not exist", "denied", "no s
 @dataclass(frozen=True, slots=True)
 class DockerImage:
     """An image of a daemon; see `model.image.Image`."""
+
+    volumes_apart: ClassVar[bool] = True
 
     id: str
     name: str
