@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_containers.linux.cgroups import hierarchies
 from pytest_containers.linux.mount import mount
 from pytest_containers.linux.process import CLONE_NEWNET, CLONE_NEWNS, unshare
 
@@ -157,10 +158,11 @@ def cgroups(pids: Iterable[int]) -> set[Path]:
 
 
 def writable_cgroup() -> Path | None:
-    """Return a root of a hierarchy in which this process may make cgroups, if there is one."""
-    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
-        if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
-            return root
+    """Return where this process may make cgroups: a root of a hierarchy, or its own as delegated."""
+    own = [Path(tree.path) for tree in hierarchies()]
+    for place in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"), *own):
+        if (place / "cgroup.procs").exists() and os.access(place, os.W_OK):
+            return place
     return None
 
 
