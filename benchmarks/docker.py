@@ -80,7 +80,9 @@ def measure(engine: Engine, client: docker.APIClient, rounds: int) -> list[Resul
     def bare_exec() -> None:
         made = client.exec_create(running.id, ["true"])
         client.exec_start(made["Id"])
-        client.exec_inspect(made["Id"])
+        # The output ends before the daemon knows the exit code.
+        while client.exec_inspect(made["Id"])["ExitCode"] is None:
+            pass
 
     with engine.run(image, ["sleep", "1000"], network=network) as running:
         cases = [
