@@ -151,6 +151,9 @@ def test_a_lost_run_names_the_process(name: str, words: str, store_home: Path) -
         kill(name)
         with pytest.raises(pc.RunLostError) as caught:
             container.wait(60)
+        with pytest.raises(pc.RunLostError) as again:
+            engine.start()
+    assert str(again.value) == f"{caught.value}; make another Engine"
     ended = f"the run of containers is gone: {words}; all its containers went with it"
     possible = {ended}
     if name == "pc-launcher":  # it takes the supervisor along, which may have no time for words

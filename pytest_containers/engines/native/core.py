@@ -132,10 +132,8 @@ class Core:
             if self._closed:
                 raise ContainersError("this engine is closed; make another")
             if self._client is not None and self._client.lost and self._client.ours:
-                raise RunLostError(
-                    "the run of containers is gone and all its containers with it; "
-                    "make another Engine"
-                )
+                lost = self._client.run_lost()
+                raise RunLostError.from_data(f"{lost.message}; make another Engine", lost.data)
             if self._client is None:
                 if self._broker is None:
                     from pytest_containers.runtime.run import start_run
