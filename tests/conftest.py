@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from helpers import leaks
+from helpers import cgroups, leaks
 
 import pytest_containers as pc
 
@@ -65,6 +65,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         "an ordinary user with subordinate ids",
     ),
     "cgroups": (lambda: leaks.writable_cgroup() is not None, "a cgroup hierarchy to write to"),
+    "all controllers": (
+        lambda: {"cpuset", "io"} <= cgroups.handed_down(),
+        "cgroups with the controllers cpuset and io, which systemd does not hand to users",
+    ),
     "loop devices": (
         lambda: os.access("/dev/loop-control", os.W_OK) and all(map(program_of, _MKFS)),
         "loop devices, and the programs that make xfs and btrfs (xfsprogs, btrfs-progs)",

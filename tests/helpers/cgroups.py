@@ -63,6 +63,17 @@ def of_containers(run: Path) -> list[Path]:
     return [path for path in run.glob("*/") if path.name != "supervisor"]
 
 
+def handed_down() -> set[str]:
+    """Return the controllers that cgroups of ours may have, by their names of version 2."""
+    found: set[str] = set()
+    for tree in cgroups.hierarchies():
+        place = tree.mount if os.access(tree.mount, os.W_OK) else tree.path
+        if os.access(place, os.W_OK):
+            words = cgroups.read(place, "cgroup.controllers").split()
+            found |= tree.controllers if tree.version == 1 else set(words)
+    return {{"blkio": "io"}.get(name, name) for name in found}
+
+
 def counts_anew() -> bool:
     """True if a cgroup of memory can forget its peak: of version 2, from Linux 6.12."""
     trees = cgroups.hierarchies()

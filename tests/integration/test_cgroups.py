@@ -86,6 +86,7 @@ class TestLimits:
         with _shell(each_engine, script, pids_limit=5) as container:
             pc.wait.log("Cannot fork").until(container, pc.wait.Deadline(60))
 
+    @pytest.mark.needs("all controllers")
     @pytest.mark.parametrize("init", [False, True])
     def test_processors(self, each_engine: pc.Engine, init: bool) -> None:
         with _shell(each_engine, "nproc; sleep 100", cpuset="0", init=init) as container:
@@ -119,6 +120,7 @@ class TestLimits:
         with _shell(engine, "sleep 100", pids_limit=7):
             assert cgroups.limit_of_runs("cpu.shares", "cpu.weight") in ("1024", "100")
 
+    @pytest.mark.needs("all controllers")
     @pytest.mark.parametrize("direction", ["read", "write"])
     def test_disks(self, engine: pc.Engine, direction: str) -> None:
         disk = os.stat(cgroups.disk()).st_rdev
@@ -132,6 +134,7 @@ class TestLimits:
                 assert limit.startswith(f"{os.major(disk)}:{os.minor(disk)} ")
                 assert str(1 << 20) in limit
 
+    @pytest.mark.needs("all controllers")
     def test_weights_of_disks(self, engine: pc.Engine) -> None:
         """They hold, or the error says why not."""
         try:
@@ -143,12 +146,14 @@ class TestLimits:
             names = ("blkio.weight", "blkio.bfq.weight", "io.bfq.weight")
             assert cgroups.limit_of_runs(*names).removeprefix("default ") == "500"
 
+    @pytest.mark.needs("all controllers")
     def test_limits_that_nothing_can_keep(self, engine: pc.Engine) -> None:
         with pytest.raises(pc.StartError, match="cpuset: the kernel does not take '4000'"):
             engine.run("host:", ["true"], cpuset="4000")
         with engine.run("host:", ["true"], cpuset="0", wait_ready=False) as container:
             assert container.wait(60) == 0
 
+    @pytest.mark.needs("all controllers")
     def test_after_a_restart(self, engine: pc.Engine) -> None:
         with _shell(engine, "nproc", cpuset="0") as container:
             container.wait(60)
@@ -156,6 +161,7 @@ class TestLimits:
             container.wait(60)
             assert container.logs().stdout == "1\n1\n"
 
+    @pytest.mark.needs("all controllers")
     def test_a_clone_has_them_too(self, engine: pc.Engine) -> None:
         with _shell(engine, "nproc; sleep 100", cpuset="0") as container, container.clone() as twin:
             pc.wait.log("1").until(twin, pc.wait.Deadline(60))
@@ -180,6 +186,7 @@ class TestTheNextContainer:
         assert container.status == "running"
         return frozenset(cgroups.used_by_runs())
 
+    @pytest.mark.needs("root")
     def test_they_are_used_again(self, engine: pc.Engine) -> None:
         seen = set()
         for _ in range(6):
@@ -195,6 +202,7 @@ class TestTheNextContainer:
                     seen.add(self._used(container))
         assert len(seen) == 3
 
+    @pytest.mark.needs("root")
     def test_it_has_nothing_of_the_one_before(self, engine: pc.Engine) -> None:
         """Neither what it used nor that a process of it was killed; and it has all its time."""
         limits = {"mem_limit": "64m", "pids_limit": 9, "cpus": 1.5}
@@ -235,7 +243,9 @@ class TestStats:
             pc.wait.log("1").until(container, pc.wait.Deadline(60))
             stats = container.stats()
         assert stats.memory_bytes > 40 << 20
-        assert (stats.memory_peak_bytes, stats.memory_limit_bytes, stats.pids) == (None, None, 1)
+        assert (stats.memory_limit_bytes, stats.pids) == (None, 1)
+        # As a user whose cgroup it could write to, it has one of its own without a limit, too.
+        assert stats.memory_peak_bytes is None or stats.memory_peak_bytes > 40 << 20
 
     def test_of_the_network(self, engine: pc.Engine) -> None:
         server = "import socket; s = socket.create_server(('', 80)); c, _ = s.accept()\n"

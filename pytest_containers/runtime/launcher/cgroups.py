@@ -251,6 +251,10 @@ class Cgroups:
             except FaultError:
                 parent = _ancestor_for(tree, controllers)
                 if parent is None:
+                    lacking = controllers - _available(tree.path)
+                    if lacking:
+                        cause = f"{tree.path} was not handed the controller"
+                        raise _unsupported(lacking, cause) from None
                     raise
         path = path or self._new_run(tree, parent or "", controllers).path
         os.chown(os.path.join(path, "cgroup.procs"), *self._root_ids)
