@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pytest_containers.model.image import HealthCheck as HealthCheck
 from pytest_containers.model.image import ImageConfig as ImageConfig
@@ -87,8 +87,6 @@ class Image:
         devices: Device nodes of its layers that every container has (`Device.name`).
     """
 
-    volumes_apart: ClassVar[bool] = False
-
     id: str
     name: str
     layers: tuple[Layer, ...]
@@ -97,6 +95,11 @@ class Image:
     digest: str = ""
     base_id: str = ""
     devices: tuple[Device, ...] = ()
+
+    @property
+    def volumes_apart(self) -> bool:
+        """False: they are a part of the writable layer."""
+        return False
 
     def with_layer(self, layer: Layer, image_id: str) -> Image:
         """Return the image with one more layer on top."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any
 
 from pytest_containers.engines.docker.api import DaemonRefusal
 from pytest_containers.images.manifest import parse_config
@@ -48,14 +48,17 @@ _NOT_FOUND = ("not found", "manifest unknown", "does not exist", "denied", "no s
 class DockerImage:
     """An image of a daemon; see `model.image.Image`."""
 
-    volumes_apart: ClassVar[bool] = True
-
     id: str
     name: str
     config: ImageConfig
     mounts: Sequence[Any] = ()
     digest: str = ""
     base_id: str = ""
+
+    @property
+    def volumes_apart(self) -> bool:
+        """True: the daemon makes a volume for each place, with what the image has there."""
+        return True
 
 
 class ImageFinder:
