@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from helpers.layouts import Layout, busybox, layer, member
 
 import pytest_containers as pc
 from pytest_containers.engines.choose import create_engine
+from pytest_containers.engines.process import wire
+from pytest_containers.engines.process.supervisor import Supervisor
 from pytest_containers.linux import landlock
 from pytest_containers.model.engine import Container, Engine
 
@@ -54,6 +57,8 @@ HOLDER = """
 import sys, time
 import pytest_containers as pc
 from pytest_containers.engines.choose import create_engine
+from pytest_containers.engines.process import wire
+from pytest_containers.engines.process.supervisor import Supervisor
 engine = create_engine("process", home=sys.argv[1])
 assert engine.name == "process"
 container = engine.run("host:", ["python3", "-c", *sys.argv[2:]], ready=pc.wait.log("ready"))
@@ -294,6 +299,41 @@ def _gone(what: Callable[[], object], within_s: float = WITHIN_S) -> bool:
             return True
         time.sleep(0.01)
     return not what()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_container_that_is_dropped_before_it_began(tmp_path: Path, at_once: bool) -> None:
+    """Its channel is closed, and must not be waited for: the run would end with an error."""
+    engine, to_engine = wire.pair()
+    guardian, to_guardian = wire.pair()
+    supervisor = Supervisor(engine, guardian, [str(tmp_path)])
+    facts = {"key": "a", "address": "", "network": None, "view": {}}
+    thread = threading.Thread(target=supervisor.serve, daemon=True)
+
+    def drop() -> None:
+        wire.send(to_engine, {"op": "drop", "key": "a"})
+
+    with to_engine, to_guardian:
+        wire.send(to_engine, {"op": "create", **facts})
+        if at_once:
+            drop()
+        thread.start()
+        view = wire.receive(to_guardian)
+        assert view is not None
+        if not at_once:
+            drop()
+        answer = wire.receive(to_engine)
+        assert answer is not None and answer.fields["dropped"] == "a"
+        wire.send(to_engine, {"op": "network", "network": "n", "parents": []})
+        wire.send(to_engine, {"op": "drop", "key": "unknown"})
+        answer = wire.receive(to_engine)
+        assert answer is not None and answer.fields["dropped"] == "unknown"
+        for fd in view.fds:
+            os.close(fd)
+    thread.join(10)
+    assert not thread.is_alive()
+    engine.close()
+    guardian.close()
 
 
 @pytest.mark.parametrize("storm", ["calm", "storm"])

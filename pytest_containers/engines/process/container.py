@@ -27,7 +27,6 @@ from pytest_containers.model.command import program_words
 from pytest_containers.model.errors import (
     ContainersError,
     NotRunningError,
-    RunLostError,
     WaitTimeoutError,
     hide_frames,
 )
@@ -286,9 +285,7 @@ class ProcessContainer(ContainerFiles, ContainerPorts):
         if not program.ended.wait(timeout_s):
             raise self._too_late("wait for", timeout_s)
         if self._init.was_killed and self._core.run.is_lost_soon():
-            raise RunLostError(
-                "the run of the process engine is gone, and all its containers with it"
-            )
+            raise self._core.run.loss()
         assert program.code is not None
         return program.code
 

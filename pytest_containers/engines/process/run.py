@@ -35,6 +35,7 @@ _BOOT = (
 )
 _CHUNK_BYTES = 1 << 16
 _ANSWER_S, _LOST_S = 60.0, 1.0
+_MOST_WORDS_BYTES = 1 << 16
 
 
 class BoxProgram:
@@ -142,9 +143,7 @@ class Init:
             wire.send(self._channel, fields, fds)
         except OSError as error:
             if self._run.lost:
-                raise RunLostError(
-                    "the run of the process engine is gone, and all its containers with it"
-                ) from None
+                raise self._run.loss() from None
             raise NotRunningError(f"container {self._name!r} has ended: {error.strerror}") from None
 
     def _wait(self, number: int) -> dict[str, Any]:
@@ -155,9 +154,7 @@ class Init:
             self._answers.pop(number, None)
         if "lost" in answer:
             if self._run.lost:
-                raise RunLostError(
-                    "the run of the process engine is gone, and all its containers with it"
-                )
+                raise self._run.loss()
             raise NotRunningError(f"container {self._name!r} has ended")
         if "failed" in answer:
             number = answer["errno"] or 0
@@ -228,7 +225,7 @@ class Run:
         self._process, self._channel = self._start()
         started = wire.receive(self._channel)
         if started is None:
-            raise UnsupportedError(f"the process engine did not start{self._why()}")
+            raise UnsupportedError(f"the process engine did not start{self._last_words()}")
         self.pids = started.fields["started"]
         self.listen(self._channel.fileno(), self._on_message)
         self._thread = threading.Thread(
@@ -255,10 +252,17 @@ class Run:
         theirs.close()
         return process, ours
 
-    def _why(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+    def _last_words(self) -> str:
+        """What the watchers have said last; they write at the position of the same open file."""
+        said = b""
+        with contextlib.suppress(ValueError):  # closed
+            said = os.pread(self._errors.fileno(), _MOST_WORDS_BYTES, 0)
+        lines = said.decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
+
+    def loss(self, then: str = "all its containers went with it") -> RunLostError:
+        """Return the error for a run that is gone."""
+        return RunLostError(f"the run of the process engine is gone{self._last_words()}; {then}")
 
     # -------------------------------------------------------------------- containers
 
@@ -302,15 +306,13 @@ class Run:
 
     def _tell(self, fields: dict[str, Any], fds: Sequence[int] = ()) -> None:
         if self.lost:
-            raise RunLostError("the run of the process engine is gone; make another Engine")
+            raise self.loss("make another Engine")
         try:
             with self._lock:
                 wire.send(self._channel, fields, fds)
         except OSError:
             self.lost = True
-            raise RunLostError(
-                f"the run of the process engine is gone{self._why()}; make another Engine"
-            ) from None
+            raise self.loss("make another Engine") from None
 
     def _on_message(self) -> None:
         message = wire.receive(self._channel)

@@ -87,7 +87,7 @@ class Supervisor:
                     if message is None:
                         return
                     self._handle(message)
-                else:
+                elif fd in self._by_fd:  # else it was dropped just now
                     self._take_listener(fd)
 
     def end_containers(self) -> None:
@@ -186,6 +186,8 @@ class Supervisor:
         container = self._containers.pop(fields["key"], None)
         refused = 0
         if container is not None:
+            if self._by_fd.pop(container.listening.fileno(), None) is not None:  # it never began
+                self._poll.unregister(container.listening)
             container.listening.close()
         if container is not None and container.traps is not None:
             remove_segments(container.traps.creators, container.began_s)
@@ -212,6 +214,8 @@ def main() -> None:
             ours.close()
             os.close(parent)
             run_guardian(theirs, myself, folders, since_s)
+        except BaseException as error:  # noqa: BLE001 - the last frame of a process
+            os.write(2, f"its guardian has failed: {error!r}\n".encode())
         finally:
             os._exit(0)
     os.close(myself)
