@@ -33,7 +33,8 @@ _KINDS = (
     ("/volumes", ""),
     ("/images/json", "?force=1"),
 )
-"""What is listed, and with which options it is removed, in this order."""
+"""What is listed, and with which options it is removed, in this order. Not all images: one below
+another, as that of a state, goes with the other only."""
 _NOT_HAD = (404, 501)
 """What an endpoint answers that has no volumes, or none of these calls."""
 _ORDERLY = b"q"

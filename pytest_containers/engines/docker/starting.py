@@ -168,7 +168,6 @@ def _start_error(container: DockerHandle, error: DaemonRefusal) -> ContainersErr
     code = 127 if _NOT_FOUND.search(explanation) else 126 if _DENIED.search(explanation) else None
     if "exec" not in explanation and code is not None:
         code = None
-    cause = explanation.removesuffix(": unknown").rpartition("starting container process caused: ")[
-        2
-    ]
+    words = explanation.removesuffix(": unknown")
+    cause = words.rpartition("starting container process caused: ")[2]
     return StartError(f"{doing}: {cause or explanation}", exit_code=code)

@@ -253,11 +253,14 @@ class Run:
         return process, ours
 
     def _last_words(self) -> str:
-        """What the watchers have said last; they write at the position of the same open file."""
-        said = b""
+        """Return the last line that supervisor or guardian have written, after a colon.
+
+        They write where the same open file stands, which this must not move.
+        """
+        written = b""
         with contextlib.suppress(ValueError):  # closed
-            said = os.pread(self._errors.fileno(), _MOST_WORDS_BYTES, 0)
-        lines = said.decode(errors="replace").strip().splitlines()
+            written = os.pread(self._errors.fileno(), _MOST_WORDS_BYTES, 0)
+        lines = written.decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
     def loss(self, then: str = "all its containers went with it") -> RunLostError:
