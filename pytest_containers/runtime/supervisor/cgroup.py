@@ -145,6 +145,9 @@ class Cgroup:
     def renew(self) -> bool:
         """Have them count from the beginning; False if they cannot, at least not yet."""
         self._was_unreadable = False
+        self._seen_kills = self._memory_kills()
+        if "cpuacct" in self._directories or self.into is not None:
+            self._cpu_s_before += self.cpu_s()
         most_left = min(_MOST_LEFT_BYTES, (self.memory_limit_bytes or sys.maxsize) // _LEFT_PART)
         if self.memory_bytes() > most_left:  # not freed yet, or files that the kernel has read
             return False
@@ -154,9 +157,6 @@ class Cgroup:
         except OSError:  # EINVAL: not of this kernel
             self._reusable = False
             return False
-        self._seen_kills = self._memory_kills()
-        if "cpuacct" in self._directories or self.into is not None:
-            self._cpu_s_before += self.cpu_s()
         self.is_ready = not self._was_unreadable  # for want of descriptors: what was read is no 0
         return self.is_ready
 
@@ -198,7 +198,8 @@ class Cgroup:
         """True if a controller counts what the container uses."""
         if controller in self._directories:
             return True
-        return controller in self._read(self._directories.get("", -1), "cgroup.controllers").split()
+        version2 = self._directories.get("", -1)
+        return controller in self._read(version2, "cgroup.controllers", keep_open=False).split()
 
     def cpu_s(self) -> float:
         """Return the time of processors that it has used."""
@@ -218,33 +219,41 @@ class Cgroup:
         if reset is not None:
             with contextlib.suppress(OSError):
                 return int(os.pread(reset[0], 32, 0))
-        return self._value("memory", "memory.max_usage_in_bytes", "memory.peak") or None
+        names = "memory.max_usage_in_bytes", "memory.peak"
+        return self._value("memory", *names, keep_open=False) or None
 
     def pids(self) -> int:
         """Return how many processes and threads it has."""
-        return self._value("pids", "pids.current", "pids.current")
+        return self._value("pids", "pids.current", "pids.current", keep_open=False)
 
-    def _value(self, controller: str, name1: str, name2: str, field: str = "") -> int:
+    def _value(
+        self, controller: str, name1: str, name2: str, field: str = "", keep_open: bool = True
+    ) -> int:
         """Return a number of a file, of either version; 0 where there is none."""
         directory = self._directories.get(controller)
         name = name1
         if directory is None:
             directory, name = self._directories.get("", -1), name2
-        lines = self._read(directory, name).splitlines()
+        lines = self._read(directory, name, keep_open).splitlines()
         if not field:
             return int(lines[0]) if lines and lines[0].isdecimal() else 0
         numbers = (line.split()[1] for line in lines if line.startswith(f"{field} "))
         return int(next(numbers, 0))
 
-    def _read(self, directory: int, name: str) -> str:
-        """Return the text of a file, which stays open for the next time; "" where there is none."""
-        fd = self._open.get((directory, name))
+    def _read(self, directory: int, name: str, keep_open: bool) -> str:
+        """Return the text of a file; "" where there is none.
+
+        What `renew` reads is kept open for the next container, what few tests ask for is not.
+        """
+        file = directory, name
         try:
-            if fd is None:
-                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-                self._open[directory, name] = fd
-            return os.pread(fd, _MOST_READ_BYTES, 0).decode()
+            if file not in self._open:
+                self._open[file] = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            return os.pread(self._open[file], _MOST_READ_BYTES, 0).decode()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 self._was_unreadable = True
             return ""
+        finally:
+            if not keep_open and file in self._open:
+                os.close(self._open.pop(file))

@@ -68,12 +68,7 @@ class CgroupStock:
         if next_one is None:
             self._removed.add(key)
             return
-        waiting = self._ready.get(_kind_of(next_one.resources))
-        if waiting is None or len(waiting) >= _OF_A_KIND:
-            self._drop(next_one)
-            return
-        waiting.append(next_one)
-        if not self._renewing:
+        if self._keep(next_one) and not self._renewing:
             self._renewing = True
             self._loop.call_at_leisure(_RENEW_AFTER_S, self._renew)
 
@@ -106,6 +101,15 @@ class CgroupStock:
                 if not cgroup.is_ready:
                     cgroup.renew()
 
+    def _keep(self, cgroup: Cgroup) -> bool:
+        """Have one wait for the next container, unless enough of its kind do."""
+        waiting = self._ready.get(_kind_of(cgroup.resources))
+        if waiting is None or len(waiting) >= _OF_A_KIND:
+            self._drop(cgroup)
+            return False
+        waiting.append(cgroup)
+        return True
+
     def _drop(self, cgroup: Cgroup) -> None:
         key = cgroup.key
         cgroup.close()
@@ -126,7 +130,8 @@ class CgroupStock:
             for kind, waiting in list(self._ready.items()):
                 if not waiting:
                     made = await self._make(json.loads(kind))
-                    waiting.append(made)
+                    made.renew()  # which opens what it reads
+                    self._keep(made)
         except FaultError:
             pass  # made ahead of need: whoever needs one is told
         finally:
