@@ -17,6 +17,7 @@ from pytest_containers.model.spec import ContainerSpec
 from pytest_containers.services import checks
 from pytest_containers.services.certificates import AUTHORITY, CERTIFICATE, KEY
 from pytest_containers.services.init_scripts import run_scripts
+from pytest_containers.services.mounted import outside_volumes
 from pytest_containers.services.sql import SqlService
 from pytest_containers.services.steps import require_ids, run_step
 from pytest_containers.state.facts import Inputs
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 
-_DATA, _SOCKET = "/var/lib/mysql", "/run/mysqld/mysqld.sock"
+_DATA, _OWN_DATA = "/var/lib/mysql", "/var/lib/own-mysql"
+_SOCKET = "/run/mysqld/mysqld.sock"
 _PID, _LOG = "/run/mysqld/own.pid", "/tmp/pytest-containers-server.log"
 _CLIENT, _OPTIONS = "/root/.my.cnf", "/etc/pytest-containers.cnf"
 _CONFIGURATION = ("/etc/mysql", "/etc/my.cnf", "/etc/my.cnf.d")
@@ -134,7 +136,7 @@ class MariaDB(SqlService):
         arguments = [
             self._defaults(),
             "--user=mysql",
-            f"--datadir={_DATA}",
+            f"--datadir={self._data(image)}",
             f"--socket={_SOCKET}",
             "--bind-address=*",
             "--port=3306",
@@ -146,6 +148,13 @@ class MariaDB(SqlService):
         if image.mounts and shutil.which("setpriv"):
             words = ["sh", "-c", _AS_USER, "sh", *words]
         return self.spec(words, _MariaDBReady(), env=self.env)
+
+    def _data(self, image: Image) -> str:
+        """Return the directory of the data; that of the arguments, if they have one."""
+        given = [word for word in self.arguments if word.startswith("--datadir=")]
+        if given:
+            return given[-1].partition("=")[2]
+        return outside_volumes(image, _DATA, _OWN_DATA)
 
     def _defaults(self) -> str:
         return f"--defaults-file={_OPTIONS}" if self._configurations() else "--no-defaults"
@@ -184,6 +193,9 @@ class MariaDB(SqlService):
         if not self.root_password:
             env[f"{self.prefix}_ALLOW_EMPTY_{'ROOT_' * (self.prefix == 'MARIADB')}PASSWORD"] = "1"
         command = [self.programs[0], *(() if self.durable else (*self.fast, *self.sizes))]
+        data = self._data(image)
+        if data != _DATA:
+            command.append(f"--datadir={data}")
         spec = ContainerSpec(
             self.image,
             [*command, *self.arguments],
@@ -198,11 +210,12 @@ class MariaDB(SqlService):
 
     def _install(self, container: Container) -> None:
         require_ids(container, self.title)
-        _make_directories(container, self.server_mounts().free([_DATA, "/run/mysqld"]))
+        data = self._data(container.image)
+        _make_directories(container, self.server_mounts().free([data, "/run/mysqld"]))
         self._configure(container)
-        if _has_database(container, self.database):
+        if _has_database(container, data, self.database):
             return
-        run_step(container, "the installation of the database", self._install_command())
+        run_step(container, "the installation of the database", self._install_command(data))
         server = self.serve(container.image)
         sql = "".join(f"{statement};\n" for statement in self._first_statements())
         bootstrap = [*(server.command or ()), "--bootstrap"]
@@ -249,12 +262,12 @@ class MariaDB(SqlService):
             f"{self.prefix}_ROOT_PASSWORD": self.root_password,
         }
 
-    def _install_command(self) -> list[str]:
+    def _install_command(self, data: str) -> list[str]:
         return [
             "mariadb-install-db",
             self._defaults(),
             "--user=mysql",
-            f"--datadir={_DATA}",
+            f"--datadir={data}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--skip-name-resolve",
@@ -346,23 +359,24 @@ class MySQL(MariaDB):
     )  # fmt: skip
     sizes: ClassVar[tuple[str, ...]] = ("--innodb-redo-log-capacity=8M",)
 
-    def _install_command(self) -> list[str]:
+    def _install_command(self, data: str) -> list[str]:
         sizes = () if self.durable else self.sizes
         arguments = [
             self._defaults(),
             "--initialize-insecure",
             "--user=mysql",
-            f"--datadir={_DATA}",
+            f"--datadir={data}",
         ]
         return ["mysqld", *arguments, *sizes]
 
     def _install(self, container: Container) -> None:
         require_ids(container, self.title)
-        _make_directories(container, self.server_mounts().free([_DATA, "/run/mysqld"]))
+        data = self._data(container.image)
+        _make_directories(container, self.server_mounts().free([data, "/run/mysqld"]))
         self._configure(container)
-        if _has_database(container, self.database):
+        if _has_database(container, data, self.database):
             return
-        run_step(container, "the installation of the database", self._install_command())
+        run_step(container, "the installation of the database", self._install_command(data))
         sql = "".join(f"{statement};\n" for statement in self._first_statements()[2:])
         path = "/run/mysqld/first.sql"
         container.write_text(path, sql)
@@ -400,11 +414,11 @@ def _make_directories(container: Container, folders: Sequence[str]) -> None:
     container.exec(install, check=True)
 
 
-def _has_database(container: Container, name: str) -> bool:
+def _has_database(container: Container, data: str, name: str) -> bool:
     """Return True if the database exists; a package ships system databases only."""
     # The encoding of names of databases as names of directories.
     folder = re.sub(r"[^A-Za-z0-9_]", lambda match: f"@{ord(match[0]):04x}", name)
-    return container.exec(["test", "-d", f"{_DATA}/{folder}"]).returncode == 0
+    return container.exec(["test", "-d", f"{data}/{folder}"]).returncode == 0
 
 
 def _unescaped(field: str) -> str:

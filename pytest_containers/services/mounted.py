@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_containers.model.container import Container
 from pytest_containers.model.errors import SpecError, hide_frames
+from pytest_containers.model.image import Image
 from pytest_containers.model.mounts import (
     Bind,
     Mount,
@@ -137,6 +138,19 @@ def check_data(kind: type[Any], mounts: Sequence[Mount | str], data: Sequence[st
                 "seed= or the image of a snapshot() for data to begin with",
                 option="mounts",
             )
+
+
+def outside_volumes(image: Image, data: str, own: str) -> str:
+    """Return where the server of an image has its data.
+
+    Args:
+        data: Where the image has them.
+        own: Where they are instead, if each start would copy what is in a volume of the image.
+    """
+    may_make = image.config.user in ("", "0", "root")
+    if may_make and image.volumes_apart:
+        return own if any(within(data, volume) for volume in image.config.volumes) else data
+    return data
 
 
 def within(path: str, folder: str) -> bool:

@@ -31,7 +31,7 @@ from pytest_containers.services import checks
 from pytest_containers.services.certificates import CERTIFICATE, KEY
 from pytest_containers.services.extensions import PRELOADED, create_extensions
 from pytest_containers.services.init_scripts import run_scripts
-from pytest_containers.services.mounted import within
+from pytest_containers.services.mounted import outside_volumes
 from pytest_containers.services.sql import SqlService
 from pytest_containers.services.steps import maker_of, run_step
 from pytest_containers.state.facts import Inputs
@@ -160,12 +160,8 @@ class Postgres(SqlService):
 
     def _data(self, image: Image) -> str:
         given = self.env.get("PGDATA")
-        data = given or image.config.env.get("PGDATA") or _DATA
-        may_choose = not given and image.config.user in ("", "0", "root")
-        if may_choose and image.volumes_apart:
-            in_volume = any(within(data, volume) for volume in image.config.volumes)
-            return _OWN_DATA if in_volume else data
-        return data
+        data = image.config.env.get("PGDATA") or _DATA
+        return given or outside_volumes(image, data, _OWN_DATA)
 
     def _env(self, image: Image) -> dict[str, str]:
         env = {**self.env, "PGDATA": self._data(image)}

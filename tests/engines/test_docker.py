@@ -362,6 +362,30 @@ def test_data_of_postgresql_is_not_copied_into_a_volume_by_each_start(
     assert stage.spec.env["PGDATA"] == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "entrypoint", "arguments", "expected"),
+    [
+        (DockerImage, ("docker-entrypoint.sh",), [], "/var/lib/own-mysql"),
+        (DockerImage, (), [], "/var/lib/own-mysql"),
+        (DockerImage, (), ["--datadir=/data"], "/data"),
+        (partial(Image, layers=()), (), [], "/var/lib/mysql"),
+    ],
+    ids=["", "packaged", "asked for", "native"],
+)
+def test_data_of_mariadb_are_not_copied_into_a_volume_by_each_start(
+    kind: Callable[..., pc.Image], entrypoint: tuple[str, ...], arguments: list[str], expected: str
+) -> None:
+    config = ImageConfig(entrypoint=entrypoint, volumes=("/var/lib/mysql",))
+    image = kind(id="sha256:0", name="mariadb", config=config)
+    service = pc.services.MariaDB(image="mariadb", arguments=arguments)
+    specs = [service.serve(image)]
+    if entrypoint:
+        specs.append(service.prepare(image)[0].spec)
+    for spec in specs:
+        data = [word for word in spec.command or () if word.startswith("--datadir=")]
+        assert data[-1] == f"--datadir={expected}"
+
+
 # ----------------------------------------------------------------------- the end of a run
 
 

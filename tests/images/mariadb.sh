@@ -1,7 +1,7 @@
 #!/bin/sh
 # As the official image's entrypoint: makes the database from the environment at a first start.
 set -e
-data=/var/lib/mysql
+data=$("$@" --user=mysql --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2; exit }')
 user=${MARIADB_USER:-$MYSQL_USER}
 password=${MARIADB_PASSWORD:-$MYSQL_PASSWORD}
 database=${MARIADB_DATABASE:-$MYSQL_DATABASE}

@@ -398,6 +398,13 @@ def test_retained_messages_are_a_state(start) -> None:
             data += sock.recv(100)
 
 
+@pytest.mark.needs("mariadb", "id range")
+@pytest.mark.long
+def test_data_of_mariadb_elsewhere(start) -> None:
+    db = start("MariaDB", arguments=["--datadir=/srv/data"])
+    assert db.sql("select @@datadir") == [["/srv/data/"]]
+
+
 def test_a_package_that_is_missing(start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pc.services.Redis, "programs", ("no-such-server",))
     with pytest.raises(pc.UnsupportedError, match=r"apt install redis-server, or name an image"):
