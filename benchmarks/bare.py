@@ -109,16 +109,17 @@ def _postgres(folder: Path, port: int) -> list[str]:
 
 
 def _initdb(folder: Path) -> None:
-    (folder / "password").write_text("test\n")
+    default = Postgres()
+    (folder / "password").write_text(f"{default.password}\n")
     command = [
-        f"{POSTGRES}/initdb", f"--pgdata={folder}/data", "--username=test", "--no-sync",
+        f"{POSTGRES}/initdb", f"--pgdata={folder}/data", f"--username={default.user}", "--no-sync",
         f"--pwfile={folder}/password", "--auth=scram-sha-256", "--encoding=UTF8",
         "--locale=C.UTF-8", "--wal-segsize=1",
     ]  # fmt: skip
     as_user("postgres", command)
     as_user(
         "postgres", [f"{POSTGRES}/postgres", "--single", "-D", f"{folder}/data", "postgres"],
-        b"create database test\n",
+        f"create database {default.database}\n".encode(),
     )  # fmt: skip
 
 

@@ -230,13 +230,17 @@ def ours(engine: pc.Engine, name: str, *, seed: object = None) -> Sample:
 
 def ask_postgres(port: int, host: str = "127.0.0.1") -> None:
     """A driver's connection, and a statement."""
-    login = f"host={host} port={port} user=test password=test dbname=test"
+    default = pc.services.Postgres()
+    login = f"user={default.user} password={default.password} dbname={default.database}"
+    end = time.monotonic() + 30
     while True:
         try:
-            with psycopg.connect(login) as connection:
+            with psycopg.connect(f"host={host} port={port} {login}") as connection:
                 connection.execute("select 1").fetchone()
                 return
         except psycopg.OperationalError:
+            if time.monotonic() > end:
+                raise
             time.sleep(0.001)
 
 
