@@ -123,6 +123,7 @@ class MariaDB(SqlService):
             "ALLOW_EMPTY_PASSWORD", ""
         )
         self.root_password: str = self._configured("ROOT_PASSWORD", "" if empty else root_password)
+        self._data_of_arguments: str = self._asked_data()
 
     def _configured(self, name: str, argument: str) -> str:
         return self.env.get(f"{self.prefix}_{name}", self.env.get(f"MYSQL_{name}", argument))
@@ -151,12 +152,23 @@ class MariaDB(SqlService):
             words = ["sh", "-c", _AS_USER, "sh", *words]
         return self.spec(words, _MariaDBReady(), env=self.env)
 
+    def _asked_data(self) -> str:
+        """Return the directory of the data that the arguments ask for; "" if they ask for none.
+
+        Raises:
+            SpecError: It is not an absolute path.
+        """
+        words = "\0".join(["", *self.arguments, ""])
+        folders: list[str] = re.findall(r"\0(?:--datadir[\0=]|-h\0?)([^\0]*)", words)
+        if folders and not folders[-1].startswith("/"):
+            raise SpecError(
+                f"{type(self).__name__}: --datadir={folders[-1]} is not usable; it must be an "
+                "absolute path in the container"
+            )
+        return folders[-1] if folders else ""
+
     def _data(self, image: Image) -> str:
-        """Return the directory of the data; that of the arguments, if they have one."""
-        given = [word for word in self.arguments if word.startswith("--datadir=")]
-        if given:
-            return given[-1].partition("=")[2]
-        return outside_volumes(image, _DATA, _OWN_DATA)
+        return self._data_of_arguments or outside_volumes(image, _DATA, _OWN_DATA)
 
     def _defaults(self) -> str:
         return f"--defaults-file={_OPTIONS}" if self._configurations() else "--no-defaults"
@@ -194,10 +206,11 @@ class MariaDB(SqlService):
         }
         if not self.root_password:
             env[f"{self.prefix}_ALLOW_EMPTY_{'ROOT_' * (self.prefix == 'MARIADB')}PASSWORD"] = "1"
-        command = [self.programs[0], *(() if self.durable else (*self.fast, *self.sizes))]
-        data = self._data(image)
-        if data != _DATA:
-            command.append(f"--datadir={data}")
+        command = [
+            self.programs[0],
+            f"--datadir={self._data(image)}",
+            *(() if self.durable else (*self.fast, *self.sizes)),
+        ]
         spec = ContainerSpec(
             self.image,
             [*command, *self.arguments],

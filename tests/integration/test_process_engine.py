@@ -57,8 +57,6 @@ HOLDER = """
 import sys, time
 import pytest_containers as pc
 from pytest_containers.engines.choose import create_engine
-from pytest_containers.engines.process import wire
-from pytest_containers.engines.process.supervisor import Supervisor
 engine = create_engine("process", home=sys.argv[1])
 assert engine.name == "process"
 container = engine.run("host:", ["python3", "-c", *sys.argv[2:]], ready=pc.wait.log("ready"))

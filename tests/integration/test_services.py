@@ -473,6 +473,14 @@ def test_words_that_move_no_port_are_left_alone() -> None:
     pc.services.MariaDB(arguments=["--max-connections=12", "-p6000"])
 
 
+@pytest.mark.parametrize("arguments", [["--datadir=data"], ["--datadir", "data"], ["-hdata"]])
+def test_data_of_mariadb_in_no_absolute_path(arguments: list[str]) -> None:
+    with pytest.raises(
+        pc.SpecError, match=r"MySQL: --datadir=data is not usable; it must be an ab"
+    ):
+        pc.services.MySQL(arguments=arguments)
+
+
 def test_options_that_no_service_has() -> None:
     for make in (pc.services.Postgres, pc.services.Postgres.fixture):
         with pytest.raises(pc.SpecError, match=r"Postgres has no option 'passwort', did you mean "):

@@ -55,7 +55,7 @@ class BoxProgram:
 
 
 class Init:
-    """The channel to the init of a container. Thread-safe.
+    """The channel to the init of a container, for several threads.
 
     Args:
         run: Its run.

@@ -20,6 +20,12 @@ _MOST_LEFT_BYTES, _LEFT_PART = 1 << 20, 64
 """The memory that a dead container may leave to the next one, and the part of its limit. The kernel
 gives back what it keeps for each processor (up to 256 KB) when the limit is reached."""
 
+_KEPT_OPEN = frozenset({
+    "memory.usage_in_bytes", "memory.current", "memory.oom_control", "memory.events",
+    "cpuacct.usage", "cpu.stat",
+})  # fmt: skip
+"""The files that `Cgroup.renew` reads, of either version."""
+
 
 class Cgroup:
     """The cgroups of one container; without any, its processes are where the supervisor is.
@@ -198,8 +204,7 @@ class Cgroup:
         """True if a controller counts what the container uses."""
         if controller in self._directories:
             return True
-        version2 = self._directories.get("", -1)
-        return controller in self._read(version2, "cgroup.controllers", keep_open=False).split()
+        return controller in self._read(self._directories.get("", -1), "cgroup.controllers").split()
 
     def cpu_s(self) -> float:
         """Return the time of processors that it has used."""
@@ -219,32 +224,26 @@ class Cgroup:
         if reset is not None:
             with contextlib.suppress(OSError):
                 return int(os.pread(reset[0], 32, 0))
-        names = "memory.max_usage_in_bytes", "memory.peak"
-        return self._value("memory", *names, keep_open=False) or None
+        return self._value("memory", "memory.max_usage_in_bytes", "memory.peak") or None
 
     def pids(self) -> int:
         """Return how many processes and threads it has."""
-        return self._value("pids", "pids.current", "pids.current", keep_open=False)
+        return self._value("pids", "pids.current", "pids.current")
 
-    def _value(
-        self, controller: str, name1: str, name2: str, field: str = "", keep_open: bool = True
-    ) -> int:
+    def _value(self, controller: str, name1: str, name2: str, field: str = "") -> int:
         """Return a number of a file, of either version; 0 where there is none."""
         directory = self._directories.get(controller)
         name = name1
         if directory is None:
             directory, name = self._directories.get("", -1), name2
-        lines = self._read(directory, name, keep_open).splitlines()
+        lines = self._read(directory, name).splitlines()
         if not field:
             return int(lines[0]) if lines and lines[0].isdecimal() else 0
         numbers = (line.split()[1] for line in lines if line.startswith(f"{field} "))
         return int(next(numbers, 0))
 
-    def _read(self, directory: int, name: str, keep_open: bool) -> str:
-        """Return the text of a file; "" where there is none.
-
-        What `renew` reads is kept open for the next container, what few tests ask for is not.
-        """
+    def _read(self, directory: int, name: str) -> str:
+        """Return the text of a file, which stays open if it is of `_KEPT_OPEN`; "" without one."""
         file = directory, name
         try:
             if file not in self._open:
@@ -255,5 +254,5 @@ class Cgroup:
                 self._was_unreadable = True
             return ""
         finally:
-            if not keep_open and file in self._open:
+            if name not in _KEPT_OPEN and file in self._open:
                 os.close(self._open.pop(file))

@@ -129,9 +129,9 @@ class CgroupStock:
                     self._drop(cgroup)
             for kind, waiting in list(self._ready.items()):
                 if not waiting:
-                    made = await self._make(json.loads(kind))
-                    made.renew()  # which opens what it reads
-                    self._keep(made)
+                    cgroup = await self._make(json.loads(kind))
+                    cgroup.renew()  # which opens what it reads
+                    self._keep(cgroup)
         except FaultError:
             pass  # made ahead of need: whoever needs one is told
         finally:
